@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two hulls behind one seam: see seam.py, and the drivers in oci/ and vm/."""

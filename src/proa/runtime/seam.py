@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam between the engine and the two hulls.
+
+A *runtime* makes *tasks*; a task is the running side of one container. The engine knows only these
+interfaces: which driver serves a container is looked up by name, once, in ``proa.daemon``. Both drivers and
+the fake in ``tests/support`` pass the one suite in ``tests/contract``.
+
+Rules that hold for every implementation:
+
+- The daemon may die at any point. What a task needs to go on, and what a later daemon needs to find it, its
+  log and its exit status, lives in processes and files outside the daemon.
+- Errors are those of ``proa.model.errors``; OSError, exit statuses and protocol errors are translated here.
+- Every method may be cancelled; what it had acquired is then released.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+from proa.model.ids import ContainerId, ExecId
+from proa.model.task import (
+    ExitStatus,
+    NetworkKind,
+    ProcessSpec,
+    ProcessTable,
+    Resources,
+    RootfsKind,
+    TaskSpec,
+    TaskStats,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What a runtime can do, so that the engine refuses before anything is made.
+
+    :ivar refused: options of the Engine API that this hull cannot honour, by their API name
+        (``HostConfig.PidMode``…), each with the reason, as the user will read it. The engine refuses a
+        request that sets one of them to anything but its default.
+    :ivar network_modes: accepted kinds of HostConfig.NetworkMode: "bridge" (any network), "none", "host",
+        "container".
+    """
+
+    rootfs: RootfsKind
+    network: NetworkKind
+    refused: dict[str, str]
+    network_modes: Collection[str]
+    min_memory_bytes: int
+
+
+class StreamId(enum.IntEnum):
+    """Numbers of Docker's multiplexed stream format (Engine API, ContainerAttach, Stream format)."""
+
+    STDIN = 0
+    STDOUT = 1
+    STDERR = 2
+
+
+class Stdio(Protocol):
+    """A client's connection to the standard streams of a process. With a tty all output is STDOUT.
+
+    Several may be open on one process; each receives all output from its opening on. A slow reader holds
+    back its process (as a pipe would), never loses output.
+    """
+
+    async def receive(self) -> tuple[StreamId, bytes]:
+        """Return the next piece of output, never empty. Raises anyio.EndOfStream when all has been read."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Write to standard input. Raises anyio.BrokenResourceError when nobody will read it."""
+        ...
+
+    async def send_eof(self) -> None:
+        """Tell that no input follows. Whether the process sees the end is up to ``stdin_once``. Idempotent."""
+        ...
+
+    async def aclose(self) -> None:
+        """Leave; the process goes on. Idempotent."""
+        ...
+
+
+class Process(Protocol):
+    """A process started by exec."""
+
+    @property
+    def pid(self) -> int:
+        """The pid as seen from the host (of a VM: inside the guest); 0 before it runs."""
+        ...
+
+    @property
+    def stdio(self) -> Stdio | None:
+        """The streams, connected before the process began; None when started detached."""
+        ...
+
+    async def wait(self) -> ExitStatus:
+        """Wait for the end. May be called any number of times, by several callers."""
+        ...
+
+    async def resize(self, *, rows: int, columns: int) -> None:
+        """Set the size of the process's terminal. A process without one ignores it."""
+        ...
+
+
+class Task(Protocol):
+    """The running side of a container, from ``Runtime.create`` until ``delete``."""
+
+    @property
+    def id(self) -> ContainerId: ...
+
+    @property
+    def pid(self) -> int:
+        """Host pid of the container's first process, or of QEMU."""
+        ...
+
+    async def start(self) -> None:
+        """Begin the user's program. Once only. Raises StartFailed (127 not found, 126 not executable)."""
+        ...
+
+    async def attach(self) -> Stdio:
+        """Connect to the first process's streams; before ``start``, nothing of the output is missed."""
+        ...
+
+    async def wait(self) -> ExitStatus:
+        """Wait for the end. Any number of callers, any number of times. Raises TaskLost when the task
+        vanished without leaving a status (host rebooted, supervisor killed)."""
+        ...
+
+    async def kill(self, signal: int) -> None:
+        """Send a signal to the first process. Raises WrongState when it has ended."""
+        ...
+
+    async def pause(self) -> None:
+        """Freeze everything in it. Idempotent."""
+        ...
+
+    async def resume(self) -> None:
+        """Undo ``pause``. Idempotent."""
+        ...
+
+    async def exec(self, exec_id: ExecId, spec: ProcessSpec, *, attached: bool) -> Process:
+        """Start another process inside. Raises StartFailed."""
+        ...
+
+    async def resize(self, *, rows: int, columns: int) -> None:
+        """Set the size of the first process's terminal. A task without one ignores it."""
+        ...
+
+    async def update(self, resources: Resources) -> None:
+        """Replace the limits, all of them, on the running task. Raises FeatureMissing for one it cannot change."""
+        ...
+
+    async def stats(self) -> TaskStats:
+        """Read the present use. Raises WrongState when it has ended."""
+        ...
+
+    async def processes(self, ps_args: str) -> ProcessTable:
+        """List the processes inside as ``ps ps_args`` would. Raises WrongState, InvalidParameter."""
+        ...
+
+    async def delete(self) -> None:
+        """Free all that belongs to the task: processes (killed if need be), cgroup, runtime state, files in
+        the exec root. The log stays. Idempotent."""
+        ...
+
+
+class Runtime(Protocol):
+    """One way to run containers. Registered by name in the daemon."""
+
+    @property
+    def name(self) -> str:
+        """The name in HostConfig.Runtime: crun, runc, vm."""
+        ...
+
+    @property
+    def features(self) -> Features: ...
+
+    async def create(self, spec: TaskSpec) -> Task:
+        """Make a task whose streams can be attached and whose program has not begun.
+
+        On failure nothing is left behind. Raises StartFailed, InvalidParameter, Unavailable.
+        """
+        ...
+
+    async def find(self, container_id: ContainerId) -> Task | None:
+        """Find a task made by an earlier daemon, running or ended; None when there is no trace of one."""
+        ...
+
+    async def forget(self, container_id: ContainerId) -> None:
+        """Clean up what a task that cannot be found may have left (half-made create). Idempotent."""
+        ...

@@ -22,7 +22,7 @@ class Empty(msgspec.Struct, frozen=True):
     """Docker's ``{}`` as a value, in sets written as maps."""
 
 
-class HealthConfig(ApiStruct):
+class HealthConfig(ApiStruct, frozen=True, kw_only=True):
     """Durations are in nanoseconds; 0 means inherit."""
 
     test: list[str] | None = None
@@ -33,7 +33,7 @@ class HealthConfig(ApiStruct):
     start_interval: int = 0
 
 
-class ContainerConfig(ApiStruct):
+class ContainerConfig(ApiStruct, frozen=True, kw_only=True):
     """The portable part: what an image may carry too."""
 
     hostname: str = ""
@@ -63,44 +63,44 @@ class ContainerConfig(ApiStruct):
     shell: list[str] | None = None
 
 
-class PortBinding(ApiStruct):
+class PortBinding(ApiStruct, frozen=True, kw_only=True):
     host_ip: str = msgspec.field(default="", name="HostIp")
     host_port: str = ""
 
 
-class RestartPolicy(ApiStruct):
+class RestartPolicy(ApiStruct, frozen=True, kw_only=True):
     name: str = ""  # "", "no", "always", "unless-stopped", "on-failure"
     maximum_retry_count: int = 0
 
 
-class LogConfig(ApiStruct):
+class LogConfig(ApiStruct, frozen=True, kw_only=True):
     type: str = ""
     config: dict[str, str] | None = None
 
 
-class Ulimit(ApiStruct):
+class Ulimit(ApiStruct, frozen=True, kw_only=True):
     name: str
     soft: int
     hard: int
 
 
-class DeviceMapping(ApiStruct):
+class DeviceMapping(ApiStruct, frozen=True, kw_only=True):
     path_on_host: str = ""
     path_in_container: str = ""
     cgroup_permissions: str = "rwm"
 
 
-class ThrottleDevice(ApiStruct):
+class ThrottleDevice(ApiStruct, frozen=True, kw_only=True):
     path: str = ""
     rate: int = 0
 
 
-class WeightDevice(ApiStruct):
+class WeightDevice(ApiStruct, frozen=True, kw_only=True):
     path: str = ""
     weight: int = 0
 
 
-class DeviceRequest(ApiStruct):
+class DeviceRequest(ApiStruct, frozen=True, kw_only=True):
     driver: str = ""
     count: int = 0
     device_ids: list[str] | None = msgspec.field(default=None, name="DeviceIDs")
@@ -108,7 +108,7 @@ class DeviceRequest(ApiStruct):
     options: dict[str, str] | None = None
 
 
-class BindOptions(ApiStruct):
+class BindOptions(ApiStruct, frozen=True, kw_only=True):
     propagation: str = ""
     non_recursive: bool = False
     create_mountpoint: bool = False
@@ -116,25 +116,25 @@ class BindOptions(ApiStruct):
     read_only_force_recursive: bool = False
 
 
-class DriverConfig(ApiStruct):
+class DriverConfig(ApiStruct, frozen=True, kw_only=True):
     name: str = ""
     options: dict[str, str] | None = None
 
 
-class VolumeOptions(ApiStruct):
+class VolumeOptions(ApiStruct, frozen=True, kw_only=True):
     no_copy: bool = False
     labels: dict[str, str] | None = None
     driver_config: DriverConfig | None = None
     subpath: str = ""
 
 
-class TmpfsOptions(ApiStruct):
+class TmpfsOptions(ApiStruct, frozen=True, kw_only=True):
     size_bytes: int = 0
     mode: int = 0
     options: list[list[str]] | None = None
 
 
-class MountSpec(ApiStruct):
+class MountSpec(ApiStruct, frozen=True, kw_only=True):
     """One ``--mount``. ``type`` is bind, volume or tmpfs."""
 
     target: str = ""
@@ -147,7 +147,7 @@ class MountSpec(ApiStruct):
     tmpfs_options: TmpfsOptions | None = None
 
 
-class HostConfig(ApiStruct):
+class HostConfig(ApiStruct, frozen=True, kw_only=True):
     """The part that belongs to this host."""
 
     # Resources
@@ -223,13 +223,13 @@ class HostConfig(ApiStruct):
     readonly_paths: list[str] | None = None
 
 
-class EndpointIpamConfig(ApiStruct):
+class EndpointIpamConfig(ApiStruct, frozen=True, kw_only=True):
     i_pv4_address: str = msgspec.field(default="", name="IPv4Address")
     i_pv6_address: str = msgspec.field(default="", name="IPv6Address")
     link_local_i_ps: list[str] | None = msgspec.field(default=None, name="LinkLocalIPs")
 
 
-class EndpointSettings(ApiStruct):
+class EndpointSettings(ApiStruct, frozen=True, kw_only=True):
     """What a user asks of one network, and (the second half) what the container got."""
 
     ipam_config: EndpointIpamConfig | None = msgspec.field(default=None, name="IPAMConfig")
@@ -249,5 +249,5 @@ class EndpointSettings(ApiStruct):
     dns_names: list[str] | None = msgspec.field(default=None, name="DNSNames")
 
 
-class NetworkingConfig(ApiStruct):
+class NetworkingConfig(ApiStruct, frozen=True, kw_only=True):
     endpoints_config: dict[str, EndpointSettings | None] | None = None

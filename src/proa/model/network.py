@@ -75,5 +75,5 @@ class PublishedPort:
 
     container_port: int
     protocol: str  # tcp, udp, sctp
-    host_ip: IPv4Address = IPv4Address("0.0.0.0")
+    host_ip: IPv4Address = field(default_factory=lambda: IPv4Address(0))
     host_port: int = 0

@@ -38,7 +38,7 @@ class ProcessSpec:
     privileged: bool = False  # of an exec: all capabilities, whatever the container has
 
 
-# --- root file system -------------------------------------------------------------------------------------
+# --- root file system ---
 
 
 class RootfsKind(enum.Enum):
@@ -89,7 +89,7 @@ class Mount:
     options: tuple[str, ...] = ()
 
 
-# --- network ----------------------------------------------------------------------------------------------
+# --- network ---
 
 
 class NetworkKind(enum.Enum):
@@ -125,7 +125,7 @@ class NetworkAttachment:
     interfaces: tuple[Interface, ...] = ()
 
 
-# --- limits and privileges ----------------------------------------------------------------------------------
+# --- limits and privileges ---
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +232,7 @@ class TaskSpec:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
-# --- what a task reports --------------------------------------------------------------------------------------
+# --- what a task reports ---
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,7 +75,7 @@ class Stdio(Protocol):
         ...
 
     async def send_eof(self) -> None:
-        """Tell that no input follows. Whether the process sees the end is up to ``stdin_once``. Idempotent."""
+        """Tell that no input follows. Whether the process sees the end is up to stdin_once. Idempotent."""
         ...
 
     async def aclose(self) -> None:
@@ -150,7 +150,7 @@ class Task(Protocol):
         ...
 
     async def update(self, resources: Resources) -> None:
-        """Replace the limits, all of them, on the running task. Raises FeatureMissing for one it cannot change."""
+        """Replace all limits of the running task. Raises FeatureMissing for one it cannot change."""
         ...
 
     async def stats(self) -> TaskStats:

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the TaskSpec of a container: its record, its root file system and its network in one value. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from proa.engine.container import Container, MountPoint
+from proa.engine.limits import parse_resources, parse_rlimits, parse_security
+from proa.model.task import Mount, MountKind, Namespaces, NetworkAttachment, ProcessSpec, Rootfs, TaskSpec
+
+
+def build_task_spec(
+    container: Container,
+    *,
+    rootfs: Rootfs,
+    network: NetworkAttachment,
+    files: Mapping[str, bytes],
+    namespaces: Namespaces,
+) -> TaskSpec:
+    """Return what the driver is handed. The record was checked when the container was created."""
+    config, host = container.config, container.host_config
+    return TaskSpec(
+        id=container.id,
+        hostname=config.hostname,
+        domainname=config.domainname,
+        process=main_process(container),
+        rootfs=rootfs,
+        log_path=Path(container.log_path) if host.log_config.type != "none" else Path("/dev/null"),
+        read_only_rootfs=host.readonly_rootfs,
+        mounts=tuple(_mount(point) for point in container.mounts),
+        files=files,
+        network=network,
+        resources=parse_resources(host),
+        rlimits=parse_rlimits(host),
+        security=parse_security(host),
+        namespaces=namespaces,
+        sysctls=host.sysctls or {},
+        shm_size_bytes=host.shm_size,
+        init=bool(host.init),
+        cgroup_parent=host.cgroup_parent,
+        oom_score_adj=host.oom_score_adj,
+        annotations=host.annotations or {},
+    )
+
+
+def main_process(container: Container) -> ProcessSpec:
+    """Return the first process of a container."""
+    config, host = container.config, container.host_config
+    size = host.console_size
+    return ProcessSpec(
+        args=(container.path, *container.args),
+        env=process_env(container, tty=config.tty),
+        cwd=config.working_dir or "/",
+        user=config.user,
+        group_add=tuple(host.group_add or ()),
+        tty=config.tty,
+        open_stdin=config.open_stdin,
+        stdin_once=config.stdin_once,
+        console_size=(size[0], size[1]) if size and len(size) == 2 and all(size) else None,
+    )
+
+
+def process_env(container: Container, *, tty: bool) -> tuple[str, ...]:
+    """Return the environment of any process of a container: HOSTNAME and TERM as Docker sets them."""
+    env = list(container.config.env or ())
+    names = {entry.partition("=")[0] for entry in env}
+    extra = []
+    if "HOSTNAME" not in names and container.config.hostname:
+        extra.append(f"HOSTNAME={container.config.hostname}")
+    if tty and "TERM" not in names:
+        extra.append("TERM=xterm")
+    return (*env[:1], *extra, *env[1:])
+
+
+def _mount(point: MountPoint) -> Mount:
+    if point.type == "tmpfs":
+        return Mount(
+            kind=MountKind.TMPFS,
+            target=point.destination,
+            read_only=not point.rw,
+            options=point.options,
+        )
+    return Mount(
+        kind=MountKind.BIND,
+        source=Path(point.source),
+        target=point.destination,
+        read_only=not point.rw,
+        options=(point.propagation,) if point.propagation else (),
+    )

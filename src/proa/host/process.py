@@ -201,7 +201,8 @@ class Spawned:
             with anyio.move_on_after(grace_s):
                 await self.wait()
             self.send_signal(signal.SIGKILL)
-            return await self.wait()
+            await self.wait()
+        return await self.wait()
 
     def _reap(self) -> None:
         if self.status is None:

@@ -60,7 +60,7 @@ async def test_cancellation_reaps() -> None:
         await process.run(["sleep", "100"])
     assert scope.cancelled_caught
     with pytest.raises(ChildProcessError):
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - does not wait
 
 
 async def test_descendants_that_hold_the_output_do_not_hold_the_caller() -> None:

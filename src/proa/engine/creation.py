@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import re
 import shlex
+import socket
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -101,7 +102,8 @@ class Creation:
         check_bind_sources(points, host)
         container_id = ContainerId(new_id())
         if not config.hostname and not host.network_mode.startswith("container:"):
-            config = replace_struct(config, hostname=container_id[:12])
+            own = socket.gethostname() if host.network_mode == "host" else container_id[:12]
+            config = replace_struct(config, hostname=own)
         async with AsyncExitStack() as undo:
             mounts = await self._make_volumes(points, image, undo)
             container = Container(
@@ -195,9 +197,7 @@ def command_line(config: ContainerConfig) -> tuple[str, ...]:
 def check_name(name: str) -> None:
     """Raise InvalidParameter for a name that a container cannot have."""
     if _NAME.fullmatch(name) is None:
-        raise InvalidParameter(
-            f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-        )
+        raise InvalidParameter(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
 
 
 def check_config(config: ContainerConfig, host: HostConfig) -> None:
@@ -214,9 +214,7 @@ def check_config(config: ContainerConfig, host: HostConfig) -> None:
     if len(config.hostname) > 64:
         raise InvalidParameter(f"invalid hostname: {config.hostname}: longer than 64 characters")
     if host.log_config.type not in LOG_DRIVERS:
-        raise InvalidParameter(
-            f"logger: no log driver named '{host.log_config.type}' is registered"
-        )
+        raise InvalidParameter(f"logger: no log driver named '{host.log_config.type}' is registered")
     if host.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     if not -1000 <= host.oom_score_adj <= 1000:
@@ -282,4 +280,3 @@ def _warnings(host: HostConfig) -> tuple[str, ...]:
     if host.network_mode == "host" and (host.port_bindings or host.publish_all_ports):
         warnings.append("Published ports are discarded when using host network mode")
     return tuple(warnings)
-

@@ -31,9 +31,7 @@ def check_networking(
         if config.hostname:
             raise InvalidParameter("conflicting options: hostname and the network mode")
         if host.port_bindings or host.publish_all_ports:
-            raise InvalidParameter(
-                "conflicting options: port publishing and the container type network mode"
-            )
+            raise InvalidParameter("conflicting options: port publishing and the container type network mode")
         return {}
     if mode in ("none", "host"):
         return {}

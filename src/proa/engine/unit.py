@@ -14,7 +14,6 @@ import anyio
 
 from proa.model.errors import NoSuchContainer
 from proa.model.ids import ContainerId
-from proa.model.task import ExitStatus
 from proa.runtime.seam import Stdio, StreamId, Task
 
 
@@ -96,7 +95,8 @@ class PendingStdio:
 class Unit:
     """``lock`` guards every change of the container's state; it is the innermost lock of the engine.
 
-    :ivar ended: set while no task is being supervised; ``stop`` waits for it.
+    :ivar stop_requested: somebody asked for the end, so no restart policy applies.
+    :ivar held: a restart is under way: --rm does not apply to the end in between.
     :ivar backoff: scope of a restart's delay, cancelled by stop and remove.
     """
 
@@ -104,11 +104,12 @@ class Unit:
     lock: anyio.Lock = field(default_factory=anyio.Lock)
     task: Task | None = None
     pending: list[PendingStdio] = field(default_factory=list)
-    exit_waiters: set[Waiter] = field(default_factory=set)
+    exit_waiters: set[Waiter] = field(default_factory=set)  # for the next end of a task
+    stop_waiters: set[Waiter] = field(default_factory=set)  # for an end that no restart follows
     removal_waiters: set[Waiter] = field(default_factory=set)
-    last_exit: ExitStatus | None = None
     backoff: anyio.CancelScope | None = None
     stop_requested: bool = False
+    held: bool = False
     removed: bool = False
 
     def attach_pending(self) -> PendingStdio:
@@ -139,12 +140,14 @@ class Unit:
         finally:
             waiters.discard(waiter)
 
-    def announce_exit(self, result: WaitResult) -> None:
-        for waiter in list(self.exit_waiters):
+    def announce_exit(self, result: WaitResult, *, final: bool) -> None:
+        """Tell of a task's end; ``final`` when no restart follows."""
+        for waiter in list(self.exit_waiters | (self.stop_waiters if final else set())):
             waiter.finish(result)
 
     def announce_removal(self, result: WaitResult) -> None:
-        for waiter in list(self.exit_waiters | self.removal_waiters):
+        """Tell everybody who waits: nothing more will happen to this container."""
+        for waiter in list(self.exit_waiters | self.stop_waiters | self.removal_waiters):
             waiter.finish(result)
 
     def _forget_pending(self, stdio: PendingStdio) -> None:

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gets one container running, and takes down all that it had when it ends.
+
+The order is root file system, network, task; each step is undone when a later one fails, in reverse. Callers
+hold the unit's lock and keep the record; here is only what happens between them and the drivers.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+import anyio
+
+from proa.engine.container import Container
+from proa.engine.isolation import Hulls
+from proa.engine.networking import endpoint_requests
+from proa.engine.ports import parse_ports
+from proa.engine.registry import Registry
+from proa.engine.taskspec import build_task_spec
+from proa.engine.unit import Unit
+from proa.model.errors import EngineError, InvalidParameter, WrongState
+from proa.model.network import Endpoint, PublishedPort
+from proa.model.task import Namespaces, NetworkAttachment, NetworkKind
+from proa.network.files import hosts_file, resolv_conf
+from proa.network.networks import Attached, Networks
+from proa.runtime.seam import Task
+from proa.storage.rootfs import Roots
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """A running task and where it is on the network."""
+
+    task: Task
+    endpoints: tuple[Endpoint, ...]
+    ports: tuple[PublishedPort, ...]
+
+
+class Launcher:
+    """Starts and takes down tasks."""
+
+    def __init__(self, *, registry: Registry, hulls: Hulls, roots: Roots, networks: Networks) -> None:
+        self._registry = registry
+        self._hulls = hulls
+        self._roots = roots
+        self._networks = networks
+
+    async def launch(self, unit: Unit, container: Container) -> Launched:
+        """Make and start the task; the clients attached ahead are connected before the program begins.
+
+        Raises StartFailed, InvalidParameter, Conflict and what the drivers raise; then nothing is left.
+        """
+        runtime = self._hulls[container.runtime]
+        async with AsyncExitStack() as undo:
+            rootfs = await self._roots.prepare(container.id, container.layers, runtime.features.rootfs)
+            undo.push_async_callback(self._roots.release, container.id)
+            attached = await self._attach(container, runtime.features.network)
+            undo.push_async_callback(self._networks.detach, container.id)
+            spec = build_task_spec(
+                container,
+                rootfs=rootfs,
+                network=attached.attachment,
+                files=self._etc_files(container, attached),
+                namespaces=self._namespaces(container),
+            )
+            task = await runtime.create(spec)
+            undo.push_async_callback(task.delete)
+            await unit.bind_pending(task.attach)
+            await task.start()
+            undo.pop_all()
+        return Launched(task=task, endpoints=attached.endpoints, ports=attached.ports)
+
+    async def take_down(self, container: Container, task: Task | None) -> None:
+        """Free all that a container had while it ran. Every step is tried, whatever the others do."""
+        with anyio.CancelScope(shield=True):
+            steps = [
+                task.delete() if task else self._forget(container),
+                self._networks.detach(container.id),
+                self._roots.release(container.id),
+            ]
+            for step in steps:
+                try:
+                    await step
+                except (EngineError, OSError):
+                    log.exception("taking down container %s", container.id)
+
+    async def _forget(self, container: Container) -> None:
+        runtime = self._hulls.runtimes.get(container.runtime)
+        if runtime is not None:
+            await runtime.forget(container.id)
+
+    async def _attach(self, container: Container, kind: NetworkKind) -> Attached:
+        mode = container.host_config.network_mode
+        if mode == "host":
+            return _attached(NetworkAttachment(host=True))
+        if mode.startswith("container:"):
+            return _attached(self._joined(mode.removeprefix("container:")))
+        return await self._networks.attach(
+            container.id,
+            kind=kind,
+            endpoints=endpoint_requests(container.networking),
+            ports=() if mode == "none" else parse_ports(container.config, container.host_config),
+            container_name=container.name,
+            hostname=container.config.hostname,
+        )
+
+    def _joined(self, ref: str) -> NetworkAttachment:
+        other = self._running(ref, "network")
+        if other.host_config.network_mode == "host":
+            return NetworkAttachment(host=True)
+        if other.host_config.network_mode.startswith("container:"):
+            return self._joined(other.host_config.network_mode.removeprefix("container:"))
+        attached = self._networks.find(other.id)
+        if attached is None or attached.attachment.namespace is None:
+            raise InvalidParameter(f"container {ref} has no network namespace that could be joined")
+        return NetworkAttachment(namespace=attached.attachment.namespace)
+
+    def _running(self, ref: str, what: str) -> Container:
+        other = self._registry.get(ref)
+        if not other.is_alive:
+            raise WrongState(f"cannot join {what} namespace of a non running container: container {ref}")
+        return other
+
+    def _namespaces(self, container: Container) -> Namespaces:
+        host = container.host_config
+        return Namespaces(
+            pid=self._namespace("pid", host.pid_mode),
+            ipc=self._namespace("ipc", host.ipc_mode),
+            uts="host" if host.uts_mode == "host" else "",
+            cgroup="host" if host.cgroupns_mode == "host" else "",
+        )
+
+    def _namespace(self, what: str, mode: str) -> str:
+        if mode == "host":
+            return "host"
+        if mode.startswith("container:"):
+            other = self._running(mode.removeprefix("container:"), what)
+            return f"/proc/{other.pid}/ns/{what}"
+        return ""
+
+    def _etc_files(self, container: Container, attached: Attached) -> dict[str, bytes]:
+        host, config = container.host_config, container.config
+        hostname = config.hostname
+        endpoints = attached.endpoints
+        if host.network_mode.startswith("container:"):
+            other = self._registry.get(host.network_mode.removeprefix("container:"))
+            hostname, endpoints = other.config.hostname, other.endpoints
+        gateway = next((endpoint.gateway for endpoint in endpoints if endpoint.gateway), None)
+        files = {
+            "/etc/hostname": f"{hostname}\n".encode(),
+            "/etc/hosts": hosts_file(
+                hostname=hostname,
+                domainname=config.domainname,
+                addresses=[endpoint.address.ip for endpoint in endpoints],
+                extra_hosts=host.extra_hosts or (),
+                host_gateway=gateway or IPv4Address("127.0.0.1"),
+            ),
+            "/etc/resolv.conf": resolv_conf(
+                networks=[self._networks.get(endpoint.network_id) for endpoint in endpoints],
+                dns=host.dns or (),
+                search=host.dns_search or (),
+                options=host.dns_options or (),
+            ),
+        }
+        targets = {point.destination for point in container.mounts}
+        return {path: content for path, content in files.items() if path not in targets}
+
+
+def _attached(attachment: NetworkAttachment) -> Attached:
+    return Attached(attachment=attachment, endpoints=(), ports=())

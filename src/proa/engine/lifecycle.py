@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start, stop and everything between: the changes of a container's state, and the task behind each.
+
+A record is stored before its change is told to anyone. A running task is watched by ``_supervise``, the one
+place where a container's end is handled, whoever or whatever ended it. The unit's lock is held for every
+change and never while waiting for a process to end.
+
+Source: Engine API, ContainerStart, ContainerStop, ContainerRestart, ContainerKill, ContainerPause.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal as signals
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import anyio
+from anyio.abc import TaskGroup
+
+from proa.engine.container import Container, State, check_transition
+from proa.engine.creation import event_attributes
+from proa.engine.events import EventBus
+from proa.engine.launcher import Launcher
+from proa.engine.registry import Registry
+from proa.engine.restarts import restart_delay_s, wants_restart
+from proa.engine.signals import parse_signal
+from proa.engine.unit import Unit, Units, WaitResult
+from proa.model.errors import EngineError, NotModified, StartFailed, TaskLost, Unavailable, WrongState
+from proa.model.task import ExitStatus
+from proa.runtime.seam import Task
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 10  # docker stop's default
+KILL_TIMEOUT_S = 30  # after SIGKILL a process can only hang in the kernel
+LOST_EXIT_CODE = 137  # of a task that vanished: as if killed
+
+
+class Lifecycle:
+    """Changes states. One for the whole engine; ``on_auto_remove`` is called for ``--rm`` containers."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        units: Units,
+        launcher: Launcher,
+        events: EventBus,
+        tasks: TaskGroup,
+    ) -> None:
+        self._registry = registry
+        self._units = units
+        self._launcher = launcher
+        self._events = events
+        self._tasks = tasks
+        self.on_auto_remove: Callable[[Container], Awaitable[None]] | None = None
+
+    # --- what users ask ---
+
+    async def start(self, ref: str) -> None:
+        """Start a container that does not run. Raises NotModified when it does."""
+        unit = self._units[self._registry.get(ref).id]
+        async with unit.lock:
+            with self._units.checked(unit):
+                container = self._registry.get(unit.id)
+                if container.state is State.RUNNING:
+                    raise NotModified(f"container {container.id} is already running")
+                if container.state is State.PAUSED:
+                    raise WrongState("cannot start a paused container, try unpause instead")
+                check_transition(container, State.RUNNING)
+                self._cancel_backoff(unit)
+                container = replace(container, restart_count=0, stopped_by_user=False)
+                await self._launch(unit, container)
+
+    async def stop(self, ref: str, *, signal: str | None = None, timeout_s: int | None = None) -> None:
+        """End a container: its stop signal, then SIGKILL after the time-out. -1 waits for ever.
+
+        Raises NotModified when it does not run.
+        """
+        container = self._registry.get(ref)
+        unit = self._units[container.id]
+        number = parse_signal(signal or container.config.stop_signal or "SIGTERM")
+        if container.state is State.RESTARTING:
+            await self._abandon_restart(unit)
+            return
+        if not container.is_alive:
+            raise NotModified(f"container {container.id} is already stopped")
+        await self._end(unit, number, self._timeout(container, timeout_s))
+        self._publish("stop", self._registry.find(unit.id))
+
+    async def restart(self, ref: str, *, signal: str | None = None, timeout_s: int | None = None) -> None:
+        """Stop, if it runs, and start again."""
+        container = self._registry.get(ref)
+        unit = self._units[container.id]
+        number = parse_signal(signal or container.config.stop_signal or "SIGTERM")
+        unit.held = True  # an end on the way to a new start is no reason for --rm to remove it
+        try:
+            if container.state is State.RESTARTING:
+                await self._abandon_restart(unit)
+            if container.is_alive:
+                await self._end(unit, number, self._timeout(container, timeout_s))
+                self._publish("stop", self._registry.find(unit.id))
+            await self.start(unit.id)
+        finally:
+            unit.held = False
+        self._publish("restart", self._registry.find(unit.id))
+
+    async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
+        """Send a signal. Raises WrongState when the container does not run."""
+        container = self._registry.get(ref)
+        number = parse_signal(signal or "SIGKILL")
+        unit = self._units[container.id]
+        async with unit.lock:
+            container = self._registry.get(unit.id)
+            if not container.is_alive or unit.task is None:
+                raise WrongState(f"cannot kill container: {ref}: container {container.id} is not running")
+            stop = parse_signal(container.config.stop_signal or "SIGTERM")
+            if number in (signals.SIGKILL, stop):
+                self._mark_stopped(unit, container)
+            await self._signal(unit, unit.task, number)
+            if container.state is State.PAUSED and number == signals.SIGKILL:
+                await unit.task.resume()
+        if number == signals.SIGKILL:
+            await self._wait_until_ended(unit, KILL_TIMEOUT_S)
+
+    async def pause(self, ref: str) -> None:
+        """Freeze. Raises WrongState."""
+        unit = self._units[self._registry.get(ref).id]
+        async with unit.lock:
+            container = self._registry.get(unit.id)
+            if container.state is State.PAUSED:
+                raise WrongState(f"container {container.id} is already paused")
+            if container.state is not State.RUNNING or unit.task is None:
+                raise WrongState(f"container {container.id} is not running")
+            await unit.task.pause()
+            self._registry.put(replace(container, state=State.PAUSED))
+            self._publish("pause", container)
+
+    async def unpause(self, ref: str) -> None:
+        """Undo ``pause``. Raises WrongState."""
+        unit = self._units[self._registry.get(ref).id]
+        async with unit.lock:
+            container = self._registry.get(unit.id)
+            if container.state is not State.PAUSED or unit.task is None:
+                raise WrongState(f"container {container.id} is not paused")
+            await unit.task.resume()
+            self._registry.put(replace(container, state=State.RUNNING))
+            self._publish("unpause", container)
+
+    async def end_for_removal(self, unit: Unit) -> None:
+        """Kill what runs, without a grace period, and wait for its end."""
+        if unit.task is None:
+            await self._abandon_restart(unit)
+            return
+        await self._end(unit, signals.SIGKILL, 0)
+
+    # --- restore after a daemon's death ---
+
+    def adopt(self, unit: Unit, task: Task) -> None:
+        """Watch a task that an earlier daemon started."""
+        unit.task = task
+        self._tasks.start_soon(self._supervise, unit, task, name=f"supervise {unit.id[:12]}")
+
+    async def lose(self, container: Container) -> None:
+        """Record the end of a container whose task is gone without a trace, and clean up after it."""
+        unit = self._units[container.id]
+        async with unit.lock:
+            self._registry.put(
+                replace(
+                    container,
+                    state=State.EXITED if container.started_at_ns else State.CREATED,
+                    launching=False,
+                    pid=0,
+                    exit_code=LOST_EXIT_CODE if container.is_alive else container.exit_code,
+                    finished_at_ns=time.time_ns() if container.is_alive else container.finished_at_ns,
+                    endpoints=(),
+                    ports=(),
+                )
+            )
+            await self._launcher.take_down(container, None)
+
+    # --- machinery ---
+
+    async def _launch(self, unit: Unit, container: Container) -> None:
+        """Start the task of a container and begin to watch it. Called with the lock."""
+        self._registry.put(replace(container, launching=True))
+        # A client that hangs up must not leave half a container: the start is finished, or undone, regardless.
+        with anyio.CancelScope(shield=True):
+            try:
+                launched = await self._launcher.launch(unit, container)
+            except (EngineError, OSError) as error:
+                unit.drop_pending()
+                self._record_failure(container, error)
+                raise
+            unit.task = launched.task
+            unit.stop_requested = False
+            running = replace(
+                container,
+                state=State.RUNNING,
+                launching=False,
+                pid=launched.task.pid,
+                exit_code=0,
+                oom_killed=False,
+                error="",
+                started_at_ns=time.time_ns(),
+                finished_at_ns=0,
+                endpoints=launched.endpoints,
+                ports=launched.ports,
+            )
+            self._registry.put(running)
+        for endpoint in launched.endpoints:
+            self._publish_network("connect", endpoint.network_id, running)
+        self._publish("start", running)
+        self._tasks.start_soon(self._supervise, unit, launched.task, name=f"supervise {unit.id[:12]}")
+
+    def _record_failure(self, container: Container, error: Exception) -> None:
+        code = error.exit_code if isinstance(error, StartFailed) else 128
+        failed = replace(container, launching=False, exit_code=code, error=str(error))
+        if container.state is State.RESTARTING:
+            failed = replace(failed, state=State.EXITED, finished_at_ns=time.time_ns())
+        self._registry.put(failed)
+
+    async def _supervise(self, unit: Unit, task: Task) -> None:
+        """Wait for a task's end and handle it: record, tell, take down, then restart or remove."""
+        try:
+            error = ""
+            try:
+                status = await task.wait()
+            except TaskLost as lost:
+                error = str(lost)
+                status = ExitStatus(code=LOST_EXIT_CODE, finished_at_ns=time.time_ns())
+            with anyio.CancelScope(shield=True):
+                container, again = await self._handle_end(unit, task, status, error)
+            if again:
+                await self._restart_later(unit, container)
+            elif container.host_config.auto_remove and not unit.held and self.on_auto_remove is not None:
+                await self.on_auto_remove(container)
+        except Exception:  # service loop: one container's trouble must not end the daemon
+            log.exception("watching container %s", unit.id)
+
+    async def _handle_end(
+        self, unit: Unit, task: Task, status: ExitStatus, error: str
+    ) -> tuple[Container, bool]:
+        async with unit.lock:
+            container = self._registry.get(unit.id)
+            again = not unit.stop_requested and wants_restart(container, status)
+            ended = replace(
+                container,
+                state=State.RESTARTING if again else State.EXITED,
+                pid=0,
+                exit_code=status.code,
+                oom_killed=status.oom_killed,
+                error=error,
+                finished_at_ns=status.finished_at_ns,
+                stopped_by_user=unit.stop_requested,
+                endpoints=(),
+                ports=(),
+            )
+            self._registry.put(ended)
+            if status.oom_killed:
+                self._publish("oom", ended)
+            ran_s = max(status.finished_at_ns - container.started_at_ns, 0) // 1_000_000_000
+            self._publish("die", ended, exitCode=str(status.code), execDuration=str(ran_s))
+            # Clients are told now: they wait for the exit, not for our cleaning up.
+            unit.announce_exit(WaitResult(code=status.code, error=error or None), final=not again)
+            unit.task = None
+            await self._launcher.take_down(container, task)
+            for endpoint in container.endpoints:
+                self._publish_network("disconnect", endpoint.network_id, ended)
+            return ended, again
+
+    async def _restart_later(self, unit: Unit, container: Container) -> None:
+        with anyio.CancelScope() as scope:
+            unit.backoff = scope
+            await anyio.sleep(restart_delay_s(container))
+        unit.backoff = None
+        if scope.cancelled_caught:
+            return
+        async with unit.lock:
+            current = self._registry.find(unit.id)
+            if current is None or current.state is not State.RESTARTING:
+                return
+            try:
+                await self._launch(unit, replace(current, restart_count=current.restart_count + 1))
+            except (EngineError, OSError) as error:
+                log.warning("restarting container %s: %s", unit.id, error)
+                unit.announce_exit(WaitResult(code=128, error=str(error)), final=True)
+
+    async def _end(self, unit: Unit, number: int, timeout_s: float | None) -> None:
+        """Signal, wait, SIGKILL, wait. Returns when the end has been handled."""
+        async with unit.lock:
+            container = self._registry.get(unit.id)
+            task = unit.task
+            if task is None:
+                return
+            self._mark_stopped(unit, container)
+            await self._signal(unit, task, number)
+            if container.state is State.PAUSED:
+                await task.resume()
+        if await self._wait_until_ended(unit, timeout_s if number != signals.SIGKILL else KILL_TIMEOUT_S):
+            return
+        await self._signal(unit, task, signals.SIGKILL)
+        if not await self._wait_until_ended(unit, KILL_TIMEOUT_S):
+            raise Unavailable(f"container {unit.id} did not end within {KILL_TIMEOUT_S} s of SIGKILL")
+
+    async def _wait_until_ended(self, unit: Unit, timeout_s: float | None) -> bool:
+        with anyio.move_on_after(timeout_s):
+            with unit.waiting(unit.exit_waiters) as waiter:
+                if unit.task is not None:
+                    await waiter()
+            async with unit.lock:  # held until all is taken down
+                return True
+        return unit.task is None
+
+    async def _signal(self, unit: Unit, task: Task, number: int) -> None:
+        try:
+            await task.kill(number)
+        except WrongState:
+            return  # it ended by itself just now
+        self._publish("kill", self._registry.find(unit.id), signal=str(number))
+
+    def _mark_stopped(self, unit: Unit, container: Container) -> None:
+        unit.stop_requested = True
+        self._registry.put(replace(container, stopped_by_user=True))
+
+    async def _abandon_restart(self, unit: Unit) -> None:
+        self._cancel_backoff(unit)
+        async with unit.lock:
+            container = self._registry.find(unit.id)
+            if container is not None and container.state is State.RESTARTING:
+                self._registry.put(replace(container, state=State.EXITED, stopped_by_user=True))
+                unit.announce_exit(WaitResult(code=container.exit_code), final=True)
+
+    def _cancel_backoff(self, unit: Unit) -> None:
+        if unit.backoff is not None:
+            unit.backoff.cancel()
+
+    def _timeout(self, container: Container, asked: int | None) -> float | None:
+        timeout = asked if asked is not None else container.config.stop_timeout
+        if timeout is None:
+            return STOP_TIMEOUT_S
+        return None if timeout < 0 else timeout
+
+    def _publish(self, action: str, container: Container | None, **extra: str) -> None:
+        if container is not None:
+            self._events.publish("container", action, container.id, {**event_attributes(container), **extra})
+
+    def _publish_network(self, action: str, network_id: str, container: Container) -> None:
+        name = next(
+            (name for name, settings in container.networking.items() if settings.network_id == network_id), ""
+        )
+        self._events.publish(
+            "network", action, network_id, {"container": container.id, "name": name, "type": "bridge"}
+        )

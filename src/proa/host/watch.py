@@ -69,7 +69,6 @@ class Handle:
         finally:
             os.close(fd)
 
-    @property
     def has_ended(self) -> bool:
         """Whether it has ended; true for a zombie too."""
         try:

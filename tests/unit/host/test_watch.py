@@ -39,12 +39,12 @@ async def test_zombie_has_ended() -> None:
     handle = watch.open_process(child.pid)
     assert handle is not None
     with contextlib.closing(handle):
-        assert not handle.has_ended
+        assert not handle.has_ended()
         assert handle.send_signal(signal.SIGKILL)
         await handle.wait()
-        assert handle.has_ended  # not reaped yet
+        assert handle.has_ended()  # not reaped yet
         await child.wait()
-        assert handle.has_ended
+        assert handle.has_ended()
         assert not handle.send_signal(signal.SIGTERM)
     handle.close()
 

@@ -186,7 +186,7 @@ class Lifecycle:
     async def _launch(self, unit: Unit, container: Container) -> None:
         """Start the task of a container and begin to watch it. Called with the lock."""
         self._registry.put(replace(container, launching=True))
-        # A client that hangs up must not leave half a container: the start is finished, or undone, regardless.
+        # A client that hangs up must not leave half a container: the start is finished or undone.
         with anyio.CancelScope(shield=True):
             try:
                 launched = await self._launcher.launch(unit, container)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from proa.model.errors import InvalidParameter
 
@@ -84,7 +84,7 @@ def parse_time_filter_ns(text: str, now_ns: int) -> int:
     except ValueError as error:
         raise InvalidParameter(f"failed to parse value as time or duration: {text!r}") from error
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
+        moment = moment.replace(tzinfo=UTC)
     return int(moment.timestamp() * 1e9)
 
 

@@ -148,7 +148,7 @@ def _docker_time(time: bytes) -> bytes:
     if time.endswith(b"Z"):
         return time
     at = parse_time_ns(time)
-    whole = datetime.utcfromtimestamp(at // 1_000_000_000)  # noqa: DTZ004 - printed as UTC
+    whole = datetime.utcfromtimestamp(at // 1_000_000_000)
     return f"{whole:%Y-%m-%dT%H:%M:%S}.{at % 1_000_000_000:09d}Z".encode()
 
 

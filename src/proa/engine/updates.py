@@ -103,7 +103,8 @@ def merge_update(host: HostConfig, request: UpdateRequest) -> HostConfig:
         )
     if request.memory and not request.memory_swap and 0 < host.memory_swap < request.memory:
         raise Conflict(
-            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
+            "Memory limit should be smaller than already set memoryswap limit, "
+            "update the memoryswap at the same time"
         )
     numbers = (
         "memory memory_swap memory_reservation cpu_shares cpu_period cpu_quota cpuset_cpus cpuset_mems "

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Further processes inside running containers. Source: Engine API, Exec.
+
+An exec lives as long as the daemon, as Docker's do: it is a process of a container, not a record.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import anyio
+from anyio.abc import TaskGroup
+
+from proa.engine.container import Container, State
+from proa.engine.creation import event_attributes
+from proa.engine.events import EventBus
+from proa.engine.registry import Registry
+from proa.engine.taskspec import process_env
+from proa.engine.unit import Units
+from proa.model.errors import Conflict, EngineError, InvalidParameter, NoSuchExec, StartFailed, WrongState
+from proa.model.ids import ContainerId, ExecId, new_id
+from proa.model.task import ProcessSpec
+from proa.runtime.seam import Process, Stdio
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecRequest:
+    """What POST /containers/{id}/exec asks."""
+
+    cmd: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    user: str = ""
+    working_dir: str = ""
+    tty: bool = False
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    privileged: bool = False
+    detach_keys: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exec:
+    """An exec as inspect shows it. ``exit_code`` is None until it has ended."""
+
+    id: ExecId
+    container_id: ContainerId
+    request: ExecRequest
+    running: bool = False
+    started: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+
+
+class Execs:
+    """Makes, starts and remembers execs."""
+
+    def __init__(self, *, registry: Registry, units: Units, events: EventBus, tasks: TaskGroup) -> None:
+        self._registry = registry
+        self._units = units
+        self._events = events
+        self._tasks = tasks
+        self._execs: dict[ExecId, Exec] = {}
+        self._processes: dict[ExecId, Process] = {}
+
+    async def create(self, ref: str, request: ExecRequest) -> ExecId:
+        """Register an exec. Raises InvalidParameter, WrongState when the container cannot run one."""
+        container = self._registry.get(ref)
+        self._check_state(container)
+        if not request.cmd or not request.cmd[0]:
+            raise InvalidParameter("No exec command specified")
+        if request.working_dir and not request.working_dir.startswith("/"):
+            raise InvalidParameter(f"Cwd must be an absolute path: {request.working_dir}")
+        exec_id = ExecId(new_id())
+        self._execs[exec_id] = Exec(id=exec_id, container_id=container.id, request=request)
+        self._publish(container, f"exec_create: {' '.join(request.cmd)}", exec_id)
+        return exec_id
+
+    def get(self, exec_id: str) -> Exec:
+        """Return an exec by its id. Raises NoSuchExec."""
+        found = self._execs.get(ExecId(exec_id))
+        if found is None:
+            raise NoSuchExec(exec_id)
+        return found
+
+    def ids_of(self, container_id: ContainerId) -> list[ExecId]:
+        """Return the running execs of a container, as inspect lists them."""
+        return [one.id for one in self._execs.values() if one.container_id == container_id and one.running]
+
+    async def start(
+        self,
+        exec_id: str,
+        *,
+        detach: bool = False,
+        tty: bool | None = None,
+        console_size: tuple[int, int] | None = None,
+    ) -> Stdio | None:
+        """Start it and return its streams, connected before its first output; None when detached.
+
+        Raises StartFailed, WrongState, Conflict when it was started before.
+        """
+        one = self.get(exec_id)
+        if one.running:
+            raise Conflict(f"exec command {exec_id} is already running")
+        if one.started:
+            raise Conflict(f"exec command {exec_id} has already run")
+        container = self._registry.get(one.container_id)
+        self._check_state(container)
+        task = self._units[container.id].task
+        if task is None:
+            raise WrongState(f"container {container.id} is not running")
+        spec = self._process_spec(container, one.request, tty, console_size)
+        self._execs[one.id] = replace(one, started=True, running=True)
+        self._publish(container, f"exec_start: {' '.join(one.request.cmd)}", one.id)
+        try:
+            with anyio.CancelScope(shield=True):
+                process = await task.exec(one.id, spec, attached=not detach)
+        except (EngineError, OSError) as error:
+            code = error.exit_code if isinstance(error, StartFailed) else 126
+            self._execs[one.id] = replace(self._execs[one.id], running=False, exit_code=code)
+            raise
+        self._processes[one.id] = process
+        self._execs[one.id] = replace(self._execs[one.id], pid=process.pid)
+        self._tasks.start_soon(self._supervise, one.id, process, name=f"exec {one.id[:12]}")
+        return process.stdio
+
+    async def resize(self, exec_id: str, rows: int, columns: int) -> None:
+        """Set the size of its terminal. Raises WrongState when it does not run."""
+        one = self.get(exec_id)
+        process = self._processes.get(one.id)
+        if process is None:
+            raise WrongState(f"cannot resize exec {exec_id}: it is not running")
+        await process.resize(rows=rows, columns=columns)
+
+    def forget_container(self, container_id: ContainerId) -> None:
+        """Drop the execs of a container that has been removed."""
+        for one in [one for one in self._execs.values() if one.container_id == container_id]:
+            del self._execs[one.id]
+
+    async def _supervise(self, exec_id: ExecId, process: Process) -> None:
+        try:
+            status = await process.wait()
+            code = status.code
+        except EngineError as error:
+            log.warning("exec %s: %s", exec_id, error)
+            code = 137
+        except Exception:  # service loop: one exec's trouble must not end the daemon
+            log.exception("watching exec %s", exec_id)
+            code = 137
+        self._processes.pop(exec_id, None)
+        one = self._execs.get(exec_id)
+        if one is None:
+            return
+        self._execs[exec_id] = replace(one, running=False, exit_code=code)
+        container = self._registry.find(one.container_id)
+        if container is not None:
+            self._publish(container, "exec_die", exec_id, exitCode=str(code))
+
+    def _process_spec(
+        self,
+        container: Container,
+        request: ExecRequest,
+        tty: bool | None,
+        console_size: tuple[int, int] | None,
+    ) -> ProcessSpec:
+        del tty  # Docker takes the terminal from the create request; the start's word only shapes the stream
+        return ProcessSpec(
+            args=request.cmd,
+            env=_merge(process_env(container, tty=request.tty), request.env),
+            cwd=request.working_dir or container.config.working_dir or "/",
+            user=request.user or container.config.user,
+            group_add=tuple(container.host_config.group_add or ()),
+            tty=request.tty,
+            open_stdin=request.attach_stdin,
+            stdin_once=True,
+            console_size=console_size,
+            privileged=request.privileged or container.host_config.privileged,
+        )
+
+    def _check_state(self, container: Container) -> None:
+        if container.state is State.PAUSED:
+            raise Conflict(f"container {container.id} is paused, unpause the container before exec")
+        if container.state is State.RESTARTING:
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        if not container.is_alive:
+            raise Conflict(f"container {container.id} is not running")
+
+    def _publish(self, container: Container, action: str, exec_id: str, **extra: str) -> None:
+        attributes = {**event_attributes(container), "execID": exec_id, **extra}
+        self._events.publish("container", action, container.id, attributes)
+
+
+def _merge(env: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    names = {entry.partition("=")[0] for entry in more}
+    return (*(entry for entry in env if entry.partition("=")[0] not in names), *more)

@@ -9,7 +9,7 @@ Source: Engine API, Container.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,9 @@ class Containers:
             CreateRequest(name=name or None, config=config, host=host_config, networking=networking)
         )
 
-    async def list(self, *, all: bool, limit: int, filters: Filters, size: bool = False) -> list[Container]:  # noqa: A002
+    async def list(
+        self, *, all: bool, limit: int, filters: Filters, size: bool = False
+    ) -> Sequence[Container]:
         """Return the containers that fit, newest first."""
         return self.queries.list(all_=all, limit=limit, filters=filters)
 
@@ -109,7 +111,7 @@ class Containers:
     async def rename(self, ref: str, name: str) -> None:
         await self.updates.rename(ref, name)
 
-    async def update(self, ref: str, request: UpdateRequest) -> list[str]:
+    async def update(self, ref: str, request: UpdateRequest) -> Sequence[str]:
         return await self.updates.update(ref, request)
 
     async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool = False) -> None:
@@ -118,7 +120,7 @@ class Containers:
         await self.removal.remove(ref, force=force, volumes=volumes)
         self.execs.forget_container(container.id)
 
-    async def prune(self, filters: Filters) -> tuple[list[str], int]:
+    async def prune(self, filters: Filters) -> tuple[Sequence[str], int]:
         return await self.removal.prune(filters)
 
     async def top(self, ref: str, ps_args: str) -> ProcessTable:

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listening sockets and the connections that come in on them.
+
+The protocol of a connection is chosen by its first bytes: HTTP/1.1 today. HTTP/2 in clear text announces
+itself with a fixed preface, and is served by adding its connection class to ``_serve_connection`` (decision
+0003).
+
+Source: unix(7); RFC 9113, section 3.4 (the preface).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+from anyio.abc import SocketListener, SocketStream, TaskStatus
+
+from proa.api.connection import IDLE_S, READ_BYTES, Connection, Dispatch
+from proa.model.errors import InvalidParameter, Unavailable
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 512
+MAX_CONNECTIONS = 4096  # each costs a descriptor and some KiB; beyond, clients wait in the backlog
+MAX_PATH_BYTES = 107  # sockaddr_un.sun_path, without its final zero
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HTTP2_REFUSAL = b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+_PASSING = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+async def open_unix_listener(path: Path, *, mode: int = 0o660, gid: int | None = None) -> SocketListener:
+    """Listen on a path; a socket file that nobody listens on is replaced.
+
+    The file never exists with a wider mode than asked. Raises Unavailable when another process listens there,
+    InvalidParameter when the path is too long or is something else.
+    """
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise InvalidParameter(f"socket path {path} is longer than {MAX_PATH_BYTES} bytes")
+    _remove_stale(path)
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        # Linux gives the file the mode of the unbound socket (less the umask), so there is no moment at
+        # which the default mode is visible and no process-wide umask to change.
+        os.fchmod(listening.fileno(), mode & 0o600)
+        listening.bind(str(path))
+        if gid is not None:
+            os.chown(path, -1, gid)
+        path.chmod(mode)
+        listening.listen(BACKLOG)
+        return await SocketListener.from_socket(listening)
+    except BaseException:
+        listening.close()
+        raise
+
+
+async def serve(
+    dispatch: Dispatch,
+    listeners: Sequence[SocketListener],
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled; the listeners are closed then, and connections cut."""
+    limit = anyio.CapacityLimiter(MAX_CONNECTIONS)
+    async with anyio.create_task_group() as group:
+        for listener in listeners:
+            group.start_soon(_accept, listener, dispatch, limit)
+        task_status.started()
+
+
+async def _accept(listener: SocketListener, dispatch: Dispatch, limit: anyio.CapacityLimiter) -> None:
+    async with listener, anyio.create_task_group() as connections:
+        while True:
+            token = object()
+            await limit.acquire_on_behalf_of(token)
+            try:
+                stream = await _accept_one(listener)
+            except BaseException:
+                limit.release_on_behalf_of(token)
+                raise
+            connections.start_soon(_serve_connection, stream, dispatch, limit, token)
+
+
+async def _accept_one(listener: SocketListener) -> SocketStream:
+    """Accept, and outlive what passes: clients that give up, and a lack of descriptors."""
+    while True:
+        try:
+            return await listener.accept()
+        except (OSError, anyio.BrokenResourceError) as error:
+            cause = (
+                error if isinstance(error, OSError) else error.__cause__
+            )  # anyio wraps it for unix sockets
+            if not isinstance(cause, OSError) or cause.errno not in _PASSING:
+                raise
+            log.warning("cannot accept a connection: %s", cause)
+            await anyio.sleep(0.1)  # the backlog keeps the client; retrying at once would only burn time
+
+
+async def _serve_connection(
+    stream: SocketStream, dispatch: Dispatch, limit: anyio.CapacityLimiter, token: object
+) -> None:
+    try:
+        async with stream:
+            first = await _first_bytes(stream)
+            if first.startswith(HTTP2_PREFACE):
+                await stream.send(_HTTP2_REFUSAL)
+            elif first:
+                await Connection(stream, dispatch).run(first)
+    except (anyio.BrokenResourceError, anyio.EndOfStream):
+        pass
+    except Exception:
+        log.exception("a connection failed")
+    finally:
+        limit.release_on_behalf_of(token)
+
+
+async def _first_bytes(stream: SocketStream) -> bytes:
+    """Read until it is clear whether they are the preface of HTTP/2; b"" when nothing comes."""
+    first = b""
+    with anyio.move_on_after(IDLE_S), suppress(anyio.EndOfStream):
+        first = await stream.receive(READ_BYTES)
+        while len(first) < len(HTTP2_PREFACE) and HTTP2_PREFACE.startswith(first):
+            first += await stream.receive(READ_BYTES)
+    return first
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise InvalidParameter(f"{path} exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+    raise Unavailable(f"another process listens on {path}")

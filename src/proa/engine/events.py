@@ -49,6 +49,11 @@ class EventBus:
         for queue in self._queues:
             queue.send_nowait(event)
 
+    @property
+    def subscribers(self) -> int:
+        """How many listen."""
+        return len(self._queues)
+
     def recent(self) -> list[Event]:
         """Return the events still kept, oldest first."""
         return list(self._kept)

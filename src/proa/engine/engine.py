@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: every use case of the API by resource, put together from its collaborators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyio.abc import TaskGroup
+
+from proa.engine.containers import Containers
+from proa.engine.creation import Creation
+from proa.engine.events import EventBus
+from proa.engine.execs import Execs
+from proa.engine.images import Images
+from proa.engine.isolation import Hulls
+from proa.engine.launcher import Launcher
+from proa.engine.lifecycle import Lifecycle
+from proa.engine.networks import Networks
+from proa.engine.queries import Queries
+from proa.engine.registry import Registry
+from proa.engine.removal import Removal
+from proa.engine.restore import Restore
+from proa.engine.system import HostFacts, System
+from proa.engine.unit import Units
+from proa.engine.updates import Updates
+from proa.engine.volumes import Volumes
+from proa.host.database import Database
+from proa.image.images import Images as ImageStore
+from proa.network.networks import Networks as NetworkStore
+from proa.storage.rootfs import Roots
+from proa.storage.volumes import Volumes as VolumeStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What the API's routers are given."""
+
+    containers: Containers
+    execs: Execs
+    images: Images
+    volumes: Volumes
+    networks: Networks
+    system: System
+    restore: Restore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """What lies below the engine, made by the daemon."""
+
+    db: Database
+    images: ImageStore
+    roots: Roots
+    volumes: VolumeStore
+    networks: NetworkStore
+    containers_dir: Path
+
+
+def build_engine(
+    stores: Stores, *, hulls: Hulls, events: EventBus, facts: HostFacts, tasks: TaskGroup
+) -> Engine:
+    """Wire the use cases. ``tasks`` owns what watches the running containers."""
+    registry, units = Registry(stores.db), Units()
+    launcher = Launcher(registry=registry, hulls=hulls, roots=stores.roots, networks=stores.networks)
+    lifecycle = Lifecycle(registry=registry, units=units, launcher=launcher, events=events, tasks=tasks)
+    removal = Removal(
+        registry=registry,
+        units=units,
+        lifecycle=lifecycle,
+        roots=stores.roots,
+        volumes=stores.volumes,
+        events=events,
+    )
+    lifecycle.on_auto_remove = removal.remove_automatically
+    queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
+    execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
+    creation = Creation(
+        registry=registry,
+        images=stores.images,
+        volumes=stores.volumes,
+        networks=stores.networks,
+        hulls=hulls,
+        events=events,
+        containers_dir=stores.containers_dir,
+    )
+    images = Images(store=stores.images, registry=registry, events=events)
+    volumes = Volumes(store=stores.volumes, registry=registry, events=events)
+    return Engine(
+        containers=Containers(
+            registry=registry,
+            units=units,
+            creation=creation,
+            lifecycle=lifecycle,
+            removal=removal,
+            queries=queries,
+            updates=Updates(registry=registry, units=units, hulls=hulls, events=events),
+            execs=execs,
+            events=events,
+        ),
+        execs=execs,
+        images=images,
+        volumes=volumes,
+        networks=Networks(store=stores.networks, registry=registry, units=units, events=events),
+        system=System(
+            registry=registry,
+            hulls=hulls,
+            images=images,
+            volumes=volumes,
+            queries=queries,
+            events=events,
+            facts=facts,
+        ),
+        restore=Restore(
+            registry=registry,
+            units=units,
+            hulls=hulls,
+            lifecycle=lifecycle,
+            removal=removal,
+            networks=stores.networks,
+        ),
+    )

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings records and reality together when the daemon starts.
+
+The database is the truth about what was wanted, the kernel about what runs. An earlier daemon may have been
+killed between any two steps, so every container is looked at: a task that runs is adopted, one that ended
+gets its exit recorded, a start or a removal cut in the middle is undone or finished.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+
+from proa.engine.container import Container, State
+from proa.engine.isolation import Hulls
+from proa.engine.lifecycle import Lifecycle
+from proa.engine.registry import Registry
+from proa.engine.removal import Removal
+from proa.engine.restarts import wants_start_at_boot
+from proa.engine.unit import Units
+from proa.model.errors import EngineError
+from proa.network.networks import Networks
+
+log = logging.getLogger(__name__)
+
+CONCURRENT_RESTORES = 8  # finding a VM opens sockets and waits for answers
+
+
+class Restore:
+    """Runs once, before the API listens."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        units: Units,
+        hulls: Hulls,
+        lifecycle: Lifecycle,
+        removal: Removal,
+        networks: Networks,
+    ) -> None:
+        self._registry = registry
+        self._units = units
+        self._hulls = hulls
+        self._lifecycle = lifecycle
+        self._removal = removal
+        self._networks = networks
+
+    async def find_all(self) -> None:
+        """Adopt what runs and clean up after what does not."""
+        limiter = anyio.CapacityLimiter(CONCURRENT_RESTORES)
+
+        async def one(container: Container) -> None:
+            async with limiter:
+                try:
+                    await self._find(container)
+                except (EngineError, OSError):
+                    log.exception("restoring container %s", container.id)
+
+        async with anyio.create_task_group() as group:
+            for container in self._registry:
+                group.start_soon(one, container)
+        attached = [container.id for container in self._registry if container.is_alive]
+        await self._networks.cleanup(attached)
+
+    async def start_wanted(self) -> None:
+        """Start what restart policies ask for after a reboot."""
+        for container in self._registry:
+            if container.is_alive or not wants_start_at_boot(container):
+                continue
+            if container.state is State.EXITED:
+                try:
+                    await self._lifecycle.start(container.id)
+                except (EngineError, OSError) as error:
+                    log.warning("starting container %s at boot: %s", container.id, error)
+
+    async def _find(self, container: Container) -> None:
+        if container.state is State.REMOVING:
+            await self._removal.remove(container.id, force=True, volumes=container.host_config.auto_remove)
+            return
+        if not container.is_alive and not container.launching and container.state is not State.RESTARTING:
+            return
+        runtime = self._hulls.runtimes.get(container.runtime)
+        task = None if runtime is None else await runtime.find(container.id)
+        if container.is_alive and task is not None:
+            self._lifecycle.adopt(self._units[container.id], task)
+            return
+        if task is not None:  # made by a start that was cut short: its caller never got an answer
+            await task.delete()
+        await self._lifecycle.lose(container)
+        if container.host_config.auto_remove and container.started_at_ns:
+            await self._removal.remove_automatically(container)

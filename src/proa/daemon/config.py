@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon is told on its command line. Names and defaults follow dockerd where it has them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_HOST = "unix:///run/proa/proa.sock"
+DEFAULT_VM_MEMORY = 512 * 1024 * 1024
+_SIZE = re.compile(r"(\d+)([bkmg]?)b?", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One daemon's configuration.
+
+    :ivar hosts: where to listen: unix:///path.
+    :ivar data_root: what must not be lost; ``exec_root``: sockets, mounts and pids, gone after a reboot.
+    :ivar default_isolation: "container" or "vm", for containers that do not say.
+    :ivar kernel: a guest kernel of the user's own, None for the installed one.
+    :ivar lib: where setup/ has put the guest kernel and our own programs.
+    """
+
+    hosts: tuple[str, ...] = (DEFAULT_HOST,)
+    data_root: Path = Path("/var/lib/proa")
+    exec_root: Path = Path("/run/proa")
+    group: str = "proa"
+    default_isolation: str = "container"
+    default_runtime: str = ""
+    kernel: Path | None = None
+    vm_memory_bytes: int = DEFAULT_VM_MEMORY
+    vm_cpus: int = 1
+    lib: Path = Path(sys.prefix) / "lib" / "proa"
+    debug: bool = False
+
+
+def parse_config(argv: Sequence[str]) -> Config:
+    """Read the command line; prints usage and exits with 2 when it makes no sense."""
+    parser = argparse.ArgumentParser(
+        prog="proa daemon", description="Run the proa engine until it gets SIGTERM.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "-H", "--host", action="append", metavar="URL", help=f"where to listen [{DEFAULT_HOST}]"
+    )
+    parser.add_argument(
+        "--data-root", type=Path, metavar="DIR", default=Config.data_root, help="[%(default)s]"
+    )
+    parser.add_argument(
+        "--exec-root", type=Path, metavar="DIR", default=Config.exec_root, help="[%(default)s]"
+    )
+    parser.add_argument("-G", "--group", default="proa", help="group that may use the socket [%(default)s]")
+    parser.add_argument(
+        "--default-isolation", choices=("container", "vm"), default="container", help="[%(default)s]"
+    )
+    parser.add_argument("--default-runtime", choices=("crun", "runc"), default="", help="[crun, else runc]")
+    parser.add_argument(
+        "--kernel", type=Path, metavar="FILE", help="guest kernel for VMs [the installed one]"
+    )
+    parser.add_argument(
+        "--vm-memory", type=_size, default=DEFAULT_VM_MEMORY, metavar="SIZE", help="of a VM without -m [512m]"
+    )
+    parser.add_argument(
+        "--vm-cpus", type=int, default=1, metavar="N", help="vCPUs of a VM without --cpus [%(default)s]"
+    )
+    parser.add_argument("-D", "--debug", action="store_true", help="log more")
+    parsed = parser.parse_args(argv)
+    for host in parsed.host or ():
+        if not host.startswith("unix:///"):
+            parser.error(f"cannot listen on {host}: only unix:///path is supported")
+    if parsed.vm_cpus < 1:
+        parser.error("--vm-cpus must be at least 1")
+    return Config(
+        hosts=tuple(parsed.host or (DEFAULT_HOST,)),
+        data_root=parsed.data_root.absolute(),
+        exec_root=parsed.exec_root.absolute(),
+        group=parsed.group,
+        default_isolation=parsed.default_isolation,
+        default_runtime=parsed.default_runtime,
+        kernel=parsed.kernel,
+        vm_memory_bytes=parsed.vm_memory,
+        vm_cpus=parsed.vm_cpus,
+        debug=parsed.debug,
+    )
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"invalid size: {text!r}")
+    return int(match[1]) * _UNITS[match[2].lower()]

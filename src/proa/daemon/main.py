@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the daemon: lock the roots, open what is below, restore, listen, until a signal ends it.
+
+A daemon that ends, or is killed, leaves every workload running; the next one finds them.
+"""
+
+from __future__ import annotations
+
+import grp
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import anyio
+from anyio.abc import SocketListener
+
+from proa.api.app import build_app
+from proa.api.server import open_unix_listener, serve
+from proa.daemon.config import Config, parse_config
+from proa.daemon.locks import exclusive_root
+from proa.daemon.wiring import open_engine
+from proa.model.errors import EngineError
+
+log = logging.getLogger("proa.daemon")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run until SIGTERM or SIGINT; return the exit status."""
+    config = parse_config(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if config.debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    if os.geteuid() != 0:
+        print("proa daemon: it must run as root", file=sys.stderr)
+        return 1
+    os.umask(0o022)
+    try:
+        with exclusive_root(config.data_root), exclusive_root(config.exec_root):
+            anyio.run(run, config)
+    except* EngineError as group:
+        for error in _leaves(group):
+            print(f"proa daemon: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def run(config: Config) -> None:
+    """Serve until a signal comes. Raises EngineError when it cannot start."""
+    async with AsyncExitStack() as stack:
+        group = await stack.enter_async_context(anyio.create_task_group())
+        engine = await stack.enter_async_context(open_engine(config, group))
+        await engine.restore.find_all()
+        listeners = [await _listen(host, config.group) for host in config.hosts]
+        await group.start(serve, build_app(engine), listeners)
+        await engine.restore.start_wanted()
+        for host in config.hosts:
+            log.info("listening on %s", host)
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            async for number in received:
+                log.info("ending on %s; containers go on", number.name)
+                break
+        group.cancel_scope.cancel()
+
+
+async def _listen(host: str, group: str) -> SocketListener:
+    path = Path(host.removeprefix("unix://"))
+    try:
+        gid: int | None = grp.getgrnam(group).gr_gid
+    except KeyError:
+        gid = None  # no such group: the socket is root's alone
+    return await open_unix_listener(path, mode=0o660, gid=gid)
+
+
+def _leaves(group: BaseExceptionGroup[EngineError]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves

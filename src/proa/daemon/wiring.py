@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the engine together: the one place that knows every package.
+
+Collaborators are made here and handed down; nothing below looks anything up.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from anyio.abc import TaskGroup
+
+from proa.daemon.config import Config
+from proa.daemon.facts import engine_id, tool_versions
+from proa.engine.engine import Engine, Stores, build_engine
+from proa.engine.events import EventBus
+from proa.engine.isolation import ISOLATION_VM, Hulls
+from proa.engine.system import HostFacts
+from proa.host.cgroup import ensure_hierarchies
+from proa.host.database import Database
+from proa.image.images import Images
+from proa.model.errors import EngineError, Unavailable
+from proa.network.networks import Networks
+from proa.runtime.oci.runtime import OciRuntime
+from proa.runtime.seam import Runtime
+from proa.runtime.vm.accel import Accelerator, probe_accelerator
+from proa.runtime.vm.runtime import VmRuntime
+from proa.storage.layers import Layers
+from proa.storage.rootfs import Roots
+from proa.storage.volumes import Volumes
+
+log = logging.getLogger(__name__)
+
+SECCOMP_PROFILE = Path("/usr/share/containers/seccomp.json")  # Debian's containers-common
+INIT = Path("/usr/bin/tini-static")
+
+
+@asynccontextmanager
+async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]:
+    """Open everything below the API for the span of the block. ``tasks`` owns all background work.
+
+    Raises Unavailable when this host lacks what no hull can do without.
+    """
+    async with AsyncExitStack() as stack:
+        events = EventBus()
+        db = stack.enter_context(Database(config.data_root / "engine.db"))
+        hierarchies = await ensure_hierarchies()
+        layers = Layers(
+            config.data_root / "layers", mkfs=config.lib / "mkfs.erofs", exec_root=config.exec_root
+        )
+        images = Images(
+            db=db,
+            root=config.data_root,
+            layers=layers,
+            events=lambda action, actor, attributes: events.publish("image", action, actor, attributes),
+        )
+        await images.open()
+        networks = Networks(db=db, exec_root=config.exec_root, tasks=tasks)
+        await networks.open()
+        stack.push_async_callback(networks.close)
+        stores = Stores(
+            db=db,
+            images=images,
+            roots=Roots(
+                containers=config.data_root / "containers", exec_root=config.exec_root, layers=layers
+            ),
+            volumes=Volumes(db, config.data_root / "volumes"),
+            networks=networks,
+            containers_dir=config.data_root / "containers",
+        )
+        runtimes, missing, accelerator = await _make_runtimes(config, tasks)
+        facts = HostFacts(
+            engine_id=engine_id(config.data_root),
+            data_root=config.data_root,
+            cgroup_version="2" if hierarchies.is_v2 else "1",
+            accelerator=accelerator.name if accelerator else "",
+            accelerator_reason=accelerator.reason if accelerator else missing.get(ISOLATION_VM, ""),
+            tools=await tool_versions(),
+            security_options=("name=seccomp,profile=builtin",) if SECCOMP_PROFILE.exists() else (),
+        )
+        hulls = Hulls(
+            runtimes,
+            container_runtime=_container_runtime(config, runtimes),
+            default_isolation=config.default_isolation,
+            missing=missing,
+        )
+        yield build_engine(stores, hulls=hulls, events=events, facts=facts, tasks=tasks)
+
+
+async def _make_runtimes(
+    config: Config, tasks: TaskGroup
+) -> tuple[dict[str, Runtime], dict[str, str], Accelerator | None]:
+    """Return the runtimes this host can offer, the reasons for those it cannot, and how VMs are accelerated."""
+    runtimes: dict[str, Runtime] = {}
+    missing: dict[str, str] = {}
+    conmon = shutil.which("conmon")
+    for name in ("crun", "runc"):
+        binary = shutil.which(name)
+        if binary is None or conmon is None:
+            missing[name] = (
+                f"{name if binary is None else 'conmon'} is not installed: apt install {name} conmon"
+            )
+            continue
+        runtimes[name] = OciRuntime(
+            name=name,
+            binary=Path(binary),
+            conmon=Path(conmon),
+            exec_root=config.exec_root / "oci",
+            tasks=tasks,
+            seccomp_profile=SECCOMP_PROFILE,
+            init=INIT,
+        )
+    try:
+        accelerator = await probe_accelerator(config.data_root, lib=config.lib, kernel=config.kernel)
+    except EngineError as error:
+        missing[ISOLATION_VM] = str(error)
+        return runtimes, missing, None
+    runtimes[ISOLATION_VM] = VmRuntime(
+        lib=config.lib,
+        templates=config.data_root / "templates",
+        exec_root=config.exec_root / "vm",
+        tasks=tasks,
+        kernel=config.kernel,
+        default_memory_bytes=config.vm_memory_bytes,
+        default_vcpus=min(config.vm_cpus, os.cpu_count() or 1),
+        accelerator=accelerator,
+    )
+    log.info("virtual machines run with %s: %s", accelerator.name, accelerator.reason)
+    return runtimes, missing, accelerator
+
+
+def _container_runtime(config: Config, runtimes: Mapping[str, Runtime]) -> str:
+    for name in (config.default_runtime, "crun", "runc"):
+        if name in runtimes:
+            return name
+    raise Unavailable("neither crun nor runc can be used: apt install crun runc conmon")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
+DEFAULT_DATA_ROOT = Path("/var/lib/proa")
+DEFAULT_EXEC_ROOT = Path("/run/proa")
 DEFAULT_VM_MEMORY = 512 * 1024 * 1024
 _SIZE = re.compile(r"(\d+)([bkmg]?)b?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -28,8 +30,8 @@ class Config:
     """
 
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
-    data_root: Path = Path("/var/lib/proa")
-    exec_root: Path = Path("/run/proa")
+    data_root: Path = DEFAULT_DATA_ROOT
+    exec_root: Path = DEFAULT_EXEC_ROOT
     group: str = "proa"
     default_isolation: str = "container"
     default_runtime: str = ""
@@ -49,10 +51,10 @@ def parse_config(argv: Sequence[str]) -> Config:
         "-H", "--host", action="append", metavar="URL", help=f"where to listen [{DEFAULT_HOST}]"
     )
     parser.add_argument(
-        "--data-root", type=Path, metavar="DIR", default=Config.data_root, help="[%(default)s]"
+        "--data-root", type=Path, metavar="DIR", default=DEFAULT_DATA_ROOT, help="[%(default)s]"
     )
     parser.add_argument(
-        "--exec-root", type=Path, metavar="DIR", default=Config.exec_root, help="[%(default)s]"
+        "--exec-root", type=Path, metavar="DIR", default=DEFAULT_EXEC_ROOT, help="[%(default)s]"
     )
     parser.add_argument("-G", "--group", default="proa", help="group that may use the socket [%(default)s]")
     parser.add_argument(

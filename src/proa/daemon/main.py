@@ -40,14 +40,15 @@ def main(argv: Sequence[str]) -> int:
         print("proa daemon: it must run as root", file=sys.stderr)
         return 1
     os.umask(0o022)
+    failures: list[BaseException] = []
     try:
         with exclusive_root(config.data_root), exclusive_root(config.exec_root):
             anyio.run(run, config)
     except* EngineError as group:
-        for error in _leaves(group):
-            print(f"proa daemon: {error}", file=sys.stderr)
-        return 1
-    return 0
+        failures = _leaves(group)
+    for error in failures:
+        print(f"proa daemon: {error}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 async def run(config: Config) -> None:

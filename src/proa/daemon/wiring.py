@@ -95,7 +95,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
 async def _make_runtimes(
     config: Config, tasks: TaskGroup
 ) -> tuple[dict[str, Runtime], dict[str, str], Accelerator | None]:
-    """Return the runtimes this host can offer, the reasons for those it cannot, and how VMs are accelerated."""
+    """Return the runtimes of this host, the reasons for those it lacks, and how VMs are accelerated."""
     runtimes: dict[str, Runtime] = {}
     missing: dict[str, str] = {}
     conmon = shutil.which("conmon")

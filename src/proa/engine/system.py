@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,22 +190,21 @@ class System:
                 if _matches(event, filters):
                     yield event
 
-    async def _all_events(self, since_ns: int, until_ns: int) -> AsyncIterator[Event]:
+    async def _all_events(self, since_ns: int, until_ns: int) -> AsyncGenerator[Event, None]:
         with self._events.subscribe() as stream:
             if since_ns:
-                for event in self._events.recent():
-                    if event.time_ns >= since_ns and (not until_ns or event.time_ns <= until_ns):
-                        yield event
+                for past in self._events.recent():
+                    if past.time_ns >= since_ns and (not until_ns or past.time_ns <= until_ns):
+                        yield past
             timeout = None if not until_ns else (until_ns - time.time_ns()) / 1e9
             deadline = None if timeout is None else anyio.current_time() + timeout
             while True:
                 left = None if deadline is None else deadline - anyio.current_time()
                 if left is not None and left <= 0:
                     return
-                event: Event | None = None
-                with anyio.move_on_after(left):
+                with anyio.move_on_after(left) as scope:
                     event = await stream.receive()
-                if event is None:
+                if scope.cancelled_caught:
                     return
                 yield event
 

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything installs what it needs by itself; a second run finds it there and is quick.
+
+VENV := .venv
+LIB := $(VENV)/lib/proa
+PYTHON := $(VENV)/bin/python
+export PYTHONDONTWRITEBYTECODE =
+
+.PHONY: demo test check setup install unit integration e2e bench clean help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: setup ## the main job: one image in both hulls, then the comparison
+	@setup/demo.sh $(VENV)
+
+test: setup check ## the whole test suite
+	@setup/apt.sh docker.io >/dev/null 2>&1 || true
+	$(PYTHON) -m pytest -q tests
+
+check: setup ## lint, types, import rules, size rules
+	$(VENV)/bin/ruff check src tests bench
+	$(VENV)/bin/ruff format --check src tests bench
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo 2>/dev/null || $(VENV)/bin/lint-imports
+
+setup: ## Debian packages, the virtual environment, the guest kernel, our native programs
+	@setup/all.sh $(VENV)
+
+install: setup ## put proa on the PATH
+	ln -sf $(abspath $(VENV))/bin/proa /usr/local/bin/proa
+
+unit: setup ## tests that need no root and no tools
+	$(PYTHON) -m pytest -q tests/unit
+
+integration: setup ## tests of single packages with the real kernel and tools
+	$(PYTHON) -m pytest -q tests/contract tests/integration tests/fault
+
+e2e: setup ## the daemon with our command line and the docker CLI
+	$(PYTHON) -m pytest -q tests/e2e
+
+bench: setup ## compare with Debian's docker.io, in one run
+	@bench/run.sh $(VENV)
+
+clean: ## remove what setup made
+	rm -rf $(VENV)

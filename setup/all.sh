@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# all.sh VENV: installs whatever is missing for running, testing and building proa from this checkout.
+# Every step keeps a stamp of its inputs, so that a second run takes a fraction of a second.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=$1
+lib=$venv/lib/proa
+
+[ "$(id -u)" = 0 ] || { echo "setup needs root: it installs Debian packages" >&2; exit 1; }
+
+# docker-cli is a client for the tests only; the engine itself is not installed.
+setup/apt.sh python3-venv crun runc conmon tini golang-github-containers-common \
+    qemu-system-x86 e2fsprogs dnsmasq-base nftables iproute2 procps busybox-static
+
+setup/venv.sh "$venv"
+mkdir -p "$lib"
+for component in agent kernel erofs fs-server probe image; do
+    "setup/$component.sh" "$lib"
+done

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client of the Engine API, for the command line, compare and tests.
 
-(helper-8: the lead is writing this package right now, at 22:50; skip part B, go on with the probe, and use it.)
+``Client`` makes typed calls, ``connection`` carries bytes, ``terminal`` streams belong to the command line.
+Synchronous, and light to import: the command line starts a process for every call.
 """

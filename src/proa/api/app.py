@@ -7,15 +7,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import h11
 
+from proa import __version__
 from proa.api.connection import Connection
+from proa.api.container_streams import Backend as ContainerStreamBackend
+from proa.api.container_streams import ContainerStreamRoutes
+from proa.api.containers import Backend as ContainerBackend
+from proa.api.containers import ContainerRoutes, ExecIds
+from proa.api.execs import Backend as ExecBackend
+from proa.api.execs import ExecRoutes
+from proa.api.images import Backend as ImageBackend
+from proa.api.images import ImageRoutes
+from proa.api.networks import Backend as NetworkBackend
+from proa.api.networks import NetworkRoutes
 from proa.api.query import Query
+from proa.api.refusals import RefusedRoutes
 from proa.api.request import Request
 from proa.api.response import Response
 from proa.api.router import Router, split_version
+from proa.api.system import Backend as SystemBackend
+from proa.api.system import SystemRoutes
+from proa.api.volumes import Backend as VolumeBackend
+from proa.api.volumes import VolumeRoutes
+from proa.wire.routes import ROUTES
 from proa.wire.system import API_VERSION
+
+
+class Containers(ContainerBackend, ContainerStreamBackend, Protocol):
+    """The container use cases of both modules of routes."""
+
+
+class Execs(ExecBackend, ExecIds, Protocol):
+    """The exec use cases."""
+
+
+class Engine(Protocol):
+    """The use cases by resource; ``proa.engine.engine.Engine`` is the real one."""
+
+    @property
+    def system(self) -> SystemBackend: ...
+    @property
+    def containers(self) -> Containers: ...
+    @property
+    def execs(self) -> Execs: ...
+    @property
+    def images(self) -> ImageBackend: ...
+    @property
+    def volumes(self) -> VolumeBackend: ...
+    @property
+    def networks(self) -> NetworkBackend: ...
 
 
 class Application:
@@ -59,3 +102,20 @@ def _origin_form(target: str) -> str:
         _, _, rest = target.partition("://")
         return "/" + rest.partition("/")[2]
     return target
+
+
+def build_app(engine: Engine) -> Application:
+    """Register every route. Raises AssertionError when one of ``proa.wire.routes`` has no handler."""
+    router = Router()
+    SystemRoutes(engine.system).register(router)
+    ContainerRoutes(engine.containers, engine.execs).register(router)
+    ContainerStreamRoutes(engine.containers).register(router)
+    ExecRoutes(engine.execs).register(router)
+    ImageRoutes(engine.images).register(router)
+    VolumeRoutes(engine.volumes).register(router)
+    NetworkRoutes(engine.networks).register(router)
+    RefusedRoutes().register(router)
+    missing = set(ROUTES.values()) - router.routes
+    if missing:
+        raise AssertionError(f"routes without a handler: {sorted(route.path for route in missing)}")
+    return Application(router, server=f"proa/{__version__} (linux)")

@@ -43,6 +43,7 @@ class Router:
     def __init__(self) -> None:
         self._fixed: dict[str, dict[str, _Entry]] = {}  # by path, then method
         self._patterns: list[_Entry] = []
+        self._prefixes: dict[str, Handler] = {}  # by first segment of the path, with its slash
 
     def add(self, route: Route, handler: Handler, *, watch: bool = False) -> None:
         """Register a handler. ``watch``: cancel it when the client disconnects.
@@ -54,6 +55,10 @@ class Router:
             self._patterns.append(entry)
         else:
             self._fixed.setdefault(route.path, {})[route.method] = entry
+
+    def add_prefix(self, prefix: str, handler: Handler) -> None:
+        """Register a handler for every method on a first segment and all below it that has no route."""
+        self._prefixes[prefix] = handler
 
     @property
     def routes(self) -> frozenset[Route]:
@@ -75,6 +80,8 @@ class Router:
                 params = {name: unquote(value) for name, value in found.groupdict().items()}
                 return Match(handler=entry.handler, params=params, watch=entry.watch)
             known = True
+        if handler := self._prefixes.get("/" + path.split("/", 2)[1] if path.startswith("/") else ""):
+            return Match(handler=handler, params={})
         if known:
             raise RequestError(405, f"method {method} is not allowed on {path}")
         raise RequestError(404, "page not found")

@@ -22,6 +22,10 @@ class ExecCreateRequest(ApiStruct, frozen=True, kw_only=True):
     console_size: list[int] | None = None  # rows, columns
 
 
+class ExecCreated(ApiStruct, frozen=True, kw_only=True):
+    id: str
+
+
 class ExecStartRequest(ApiStruct, frozen=True, kw_only=True):
     detach: bool = False
     tty: bool = False

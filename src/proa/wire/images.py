@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from proa.model.config import ApiStruct, ContainerConfig
+from proa.model.config import ApiStruct, Empty, HealthConfig
 
 
 class RootFs(ApiStruct, frozen=True, kw_only=True):
@@ -22,6 +22,24 @@ class ImageMetadata(ApiStruct, frozen=True, kw_only=True):
     last_tag_time: str = ""
 
 
+class ImageConfig(ApiStruct, frozen=True, kw_only=True, omit_defaults=True):
+    """What containers inherit; the rest of a container's configuration is not an image's."""
+
+    user: str = ""
+    exposed_ports: dict[str, Empty] | None = None
+    env: list[str] | None = None
+    cmd: list[str] | None = None
+    healthcheck: HealthConfig | None = None
+    args_escaped: bool = False
+    volumes: dict[str, Empty] | None = None
+    working_dir: str = ""
+    entrypoint: list[str] | None = None
+    on_build: list[str] | None = None
+    labels: dict[str, str] | None = None
+    stop_signal: str = ""
+    shell: list[str] | None = None
+
+
 class ImageInspect(ApiStruct, frozen=True, kw_only=True):
     id: str
     repo_tags: list[str] = []
@@ -31,7 +49,7 @@ class ImageInspect(ApiStruct, frozen=True, kw_only=True):
     created: str = ""
     docker_version: str = ""
     author: str = ""
-    config: ContainerConfig | None = None
+    config: ImageConfig | None = None
     architecture: str = ""
     variant: str = ""
     os: str = ""

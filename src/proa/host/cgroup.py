@@ -315,7 +315,7 @@ class Cgroup:
         parts = self.path.strip("/").split("/")
         is_cpuset = root == self.hierarchies.v1.get("cpuset")
         for part in parts:
-            if root == self.hierarchies.unified:
+            if self.hierarchies.is_v2:
                 _enable_controllers(directory)
             parent, directory = directory, directory / part
             with contextlib.suppress(FileExistsError):

@@ -12,6 +12,7 @@ import click
 from proa.cli import values
 from proa.cli.terminal import is_terminal, window_size
 from proa.model.config import (
+    Empty,
     EndpointIpamConfig,
     EndpointSettings,
     HealthConfig,
@@ -53,7 +54,7 @@ def build_request(
         attach_stdout=stdout,
         attach_stderr=stderr,
         exposed_ports=exposed or None,
-        volumes=dict.fromkeys(anonymous, values.Empty()) or None,
+        volumes=dict.fromkeys(anonymous, Empty()) or None,
         healthcheck=HealthConfig(test=["NONE"]) if flags["no_healthcheck"] else None,
         stop_signal=flags["stop_signal"],
         stop_timeout=flags["stop_timeout"],

@@ -42,6 +42,7 @@ EXIT_NOT_FOUND = 127
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     image: str,
     command: tuple[str, ...],
     detach: bool,
@@ -66,7 +67,7 @@ def run(
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
-def create(ctx: click.Context, image: str, command: tuple[str, ...], **flags: Any) -> None:  # Any: as run
+def create(ctx: click.Context, /, image: str, command: tuple[str, ...], **flags: Any) -> None:  # Any: as run
     """Create a new container from IMAGE, without starting it."""
     request = build_request(image, command, flags, attach=True)
     click.echo(create_container(get_client(ctx), request, flags))
@@ -115,7 +116,7 @@ class Session:
     def run(self) -> int:
         """Start it, connect it with this process, and return the exit status."""
         request = self._request
-        query = {
+        query: dict[str, str | bool] = {
             "stream": True,
             "stdin": request.attach_stdin,
             "stdout": request.attach_stdout,

@@ -50,8 +50,11 @@ def raw_terminal(*, wanted: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def following_size(resize: Callable[[int, int], None]) -> Iterator[None]:
-    """Tell the container every change of the window's size for the span of the block."""
+def following_size(resize: Callable[[int, int], None], *, now: bool = False) -> Iterator[None]:
+    """Tell the container every change of the window's size for the span of the block.
+
+    :param now: tell the present size first.
+    """
 
     def changed(*_: object) -> None:
         size = window_size()
@@ -60,6 +63,8 @@ def following_size(resize: Callable[[int, int], None]) -> Iterator[None]:
                 resize(*size)
 
     before = signal.signal(signal.SIGWINCH, changed)
+    if now:
+        changed()
     try:
         yield
     finally:

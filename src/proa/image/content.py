@@ -97,35 +97,36 @@ class ContentStore:
                 freed += size
         return freed
 
-    @contextlib.contextmanager
-    def open_spool(self) -> Iterator[Spool]:
-        """A place for files on their way in; at the end of the block all that was not kept is gone."""
+    def create_spool(self) -> Spool:
+        """Make a place for files on their way in; the caller discards it."""
         directory = self._ingest / secrets.token_hex(8)
         with _disk_errors():
             directory.mkdir(mode=0o700)
-        try:
-            yield Spool(directory)
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+        return Spool(directory)
 
     def keep(self, spooled: Spooled) -> Digest:
-        """Make a spooled file a blob, durably. The spool's file is gone afterwards. Idempotent."""
+        """Make a spooled file a blob, durably. Idempotent, also when called from several threads."""
         target = self.path(spooled.digest)
         with _disk_errors():
             if target.exists():
-                spooled.path.unlink(missing_ok=True)
                 return spooled.digest
-            _sync(spooled.path)
-            spooled.path.rename(target)
+            try:
+                _sync(spooled.path)
+                spooled.path.rename(target)
+            except FileNotFoundError:
+                # An archive may name one file twice; another thread has kept it meanwhile.
+                if not target.exists():
+                    raise
             _sync(self._blobs)
         return spooled.digest
 
     def put(self, data: bytes) -> Digest:
         """Store a small blob, durably. Idempotent."""
-        with self.open_spool() as spool:
-            file = spool.create()
-            file.write(data)
-            return self.keep(file.finish())
+        spool = self.create_spool()
+        try:
+            return self.keep(spool.write(data))
+        finally:
+            spool.discard()
 
 
 class Spool:
@@ -139,6 +140,19 @@ class Spool:
         """Begin a file."""
         self._count += 1
         return SpoolFile(self._directory / str(self._count))
+
+    def write(self, data: bytes) -> Spooled:
+        """Make a small file at once."""
+        file = self.create()
+        try:
+            file.write(data)
+            return file.finish()
+        finally:
+            file.abort()
+
+    def discard(self) -> None:
+        """Delete all files that have not been kept. Idempotent."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 class SpoolFile:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +32,7 @@ class LayerStore(Protocol):
 
     async def add(self, blob: Path, *, expected: Digest | None = None) -> AddedLayer:
         """Store the layer whose tar, compressed or not, is in ``blob``. Idempotent; on failure nothing stays.
+        Concurrent calls for one layer share the work.
 
         Raises InvalidParameter when the tar is broken or is not the one expected.
         """
@@ -39,6 +40,6 @@ class LayerStore(Protocol):
 
     def exists(self, diff_id: Digest) -> bool: ...
 
-    async def remove(self, diff_ids: Iterable[Digest]) -> None:
+    async def remove(self, diff_ids: Collection[Digest]) -> None:
         """Delete layers that nothing uses. One that is not there is no error."""
         ...

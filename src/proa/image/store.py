@@ -8,8 +8,7 @@ fails leaves nothing, and a killed one is cleared up by the next ``open``.
 Order of writing: layer noted in the catalog, layer stored, blobs stored, image registered. Order of
 removing: image struck, layers removed, layers struck, blobs removed. Either may stop anywhere.
 
-Locks: ``_collecting`` before a pin is set and around every removal; ``_adding`` around the storing of one
-layer. Neither is held while the other is waited for.
+Lock: ``_collecting``, for a moment before a pin is set, and around every removal.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from anyio import to_thread
 from proa.host.database import Database
 from proa.image.catalog import Catalog, Entry, LayerRecord
 from proa.image.config import ImageConfig, make_image
-from proa.image.content import ContentStore, Spooled
+from proa.image.content import ContentStore, Spool, Spooled
 from proa.image.layer_store import LayerStore
 from proa.image.reference import Reference
 from proa.model.errors import EngineError
@@ -62,7 +61,6 @@ class ImageStore:
         self._pinned_blobs: Counter[Digest] = Counter()
         self._pinned_layers: Counter[Digest] = Counter()
         self._collecting = anyio.Lock()
-        self._adding = anyio.Lock()
         self._limiter: anyio.CapacityLimiter | None = None
 
     async def open(self) -> None:
@@ -86,6 +84,16 @@ class ImageStore:
                 self._pinned_blobs -= Counter(session.blobs)
                 self._pinned_layers -= Counter(session.layers)
                 await self.collect(session.layers, session.blobs)
+
+    @contextlib.asynccontextmanager
+    async def open_spool(self) -> AsyncIterator[Spool]:
+        """A place for files on their way in; at the end of the block all that was not kept is deleted."""
+        spool = self.content.create_spool()
+        try:
+            yield spool
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.in_thread(spool.discard)
 
     async def pin(self, *, blobs: Iterable[Digest] = (), layers: Iterable[Digest] = ()) -> None:
         async with self._collecting:  # what is being removed now must be gone before it is looked for
@@ -116,17 +124,17 @@ class ImageStore:
             blobs |= entry.blobs
         return await self.collect(layers, blobs) if blobs else Freed()
 
+    def has_layer(self, diff_id: Digest) -> bool:
+        return self._layers.exists(diff_id)
+
     async def ensure_layer(self, blob: Digest, diff_id: Digest) -> None:
         """Have the layer of this blob stored. The caller has pinned both.
 
         Raises InvalidParameter when the blob is no tar, or not that of ``diff_id``.
         """
-        async with self._adding:
-            if self._layers.exists(diff_id) and diff_id in self.catalog.layer_sizes({diff_id}):
-                return
-            self.catalog.note_layer(diff_id)
-            added = await self._layers.add(self.content.path(blob), expected=diff_id)
-            self.catalog.note_layer(diff_id, added.size_bytes, added.disk_bytes)
+        self.catalog.note_layer(diff_id)
+        added = await self._layers.add(self.content.path(blob), expected=diff_id)
+        self.catalog.note_layer(diff_id, added.size_bytes, added.disk_bytes)
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run work on the disk in a thread. It is waited for even when cancelled."""
@@ -161,10 +169,12 @@ class Session:
 
     async def put_blob(self, data: bytes) -> Digest:
         """Store a small blob, durably."""
-        with self._store.content.open_spool() as spool:
-            file = spool.create()
-            file.write(data)
-            return await self.keep(file.finish())
+        async with self._store.open_spool() as spool:
+            return await self.keep(spool.write(data))
+
+    def has_layer(self, diff_id: Digest) -> bool:
+        """Whether the layer is stored already."""
+        return self._store.has_layer(diff_id)
 
     async def add_layer(self, blob: Digest, diff_id: Digest) -> LayerRecord:
         """Have the layer stored whose tar, compressed or not, is in the blob.

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bridges and their ports on the host. Knows networks, not containers.
+
+Every device of ours carries an alias with the exec root of its daemon: by it, what a dead daemon left is told
+from what belongs to others, and two daemons on one host keep apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import socket
+from ipaddress import IPv4Interface, IPv4Network, ip_address
+from pathlib import Path
+
+from proa.host.rtnetlink import (
+    Link,
+    RouteSocket,
+    add_address,
+    create_bridge,
+    delete_link,
+    set_link,
+)
+from proa.model.errors import Conflict, Internal
+from proa.model.network import Network
+from proa.network.files import parse_resolv_conf
+from proa.network.ipam import mac_of
+from proa.network.request import OPTION_BRIDGE_NAME
+
+STANDARD_EXEC_ROOT = Path("/run/proa")
+_SYSCTL = Path("/proc/sys/net/ipv4")
+_SYSCTL6 = Path("/proc/sys/net/ipv6")
+
+_log = logging.getLogger(__name__)
+
+
+def tag_of(exec_root: Path) -> str:
+    """Return what tells this daemon's devices and rules from another's: nothing for the standard one."""
+    if exec_root == STANDARD_EXEC_ROOT:
+        return ""
+    return hashlib.blake2s(str(exec_root).encode(), digest_size=3).hexdigest()
+
+
+def table_name(exec_root: Path) -> str:
+    """Return the name of the packet filter's table."""
+    tag = tag_of(exec_root)
+    return f"proa_{tag}" if tag else "proa"
+
+
+def default_bridge_name(exec_root: Path) -> str:
+    """Return the device name of the network ``bridge``."""
+    tag = tag_of(exec_root)
+    return f"proa-{tag}" if tag else "proa0"
+
+
+def alias_of(exec_root: Path) -> str:
+    """Return the mark on our devices."""
+    return f"proa {exec_root}"
+
+
+class Bridges:
+    """The host's side of the networks."""
+
+    def __init__(self, route: RouteSocket, exec_root: Path) -> None:
+        self._route = route
+        self._alias = alias_of(exec_root)
+
+    def ensure(self, network: Network) -> None:
+        """Make the bridge, or set an existing one right: address, up, loopback routing. Idempotent.
+
+        :raises Conflict: a device of that name is not a bridge of ours.
+        :raises Internal: the kernel refuses.
+        """
+        assert network.gateway is not None and network.subnet is not None
+        link = self._route.find_link(network.bridge)
+        if link is not None and not self._is_ours(link, network):
+            raise Conflict(f"network {network.name}: a device {network.bridge} exists that is not proa's")
+        address = IPv4Interface((network.gateway, network.subnet.prefixlen))
+        made = link is None
+        try:
+            if link is None:
+                mac = mac_of(network.gateway)
+                self._route.transact(create_bridge(network.bridge, mac=mac, mtu=network.mtu))
+                link = self._route.find_link(network.bridge)
+                assert link is not None
+            # IPv6 goes before the device comes up, or it would announce an address.
+            _write(_SYSCTL6 / "conf" / network.bridge / "disable_ipv6", "1")
+            self._route.transact(
+                set_link(link.index, up=True, alias=self._alias), add_address(link.index, address)
+            )
+            # A connection from 127.0.0.1 of the host to a published port leaves by the bridge.
+            _write(_SYSCTL / "conf" / network.bridge / "route_localnet", "1")
+        except OSError as error:
+            if made and link is not None:
+                self._route.transact(delete_link(link.index))
+            raise Internal(f"cannot set up bridge {network.bridge}: {error}") from error
+
+    def index(self, network: Network) -> int:
+        """Return the device number of the network's bridge; a bridge that somebody deleted is made again.
+
+        :raises Conflict, Internal: as ``ensure``.
+        """
+        try:
+            return socket.if_nametoindex(network.bridge)
+        except OSError:
+            self.ensure(network)
+            return socket.if_nametoindex(network.bridge)
+
+    def remove(self, network: Network) -> None:
+        """Delete the bridge. Takes tens of milliseconds. Idempotent."""
+        link = self._route.find_link(network.bridge)
+        if link is not None and link.alias == self._alias:
+            self._route.transact(delete_link(link.index))
+
+    def plug(self, network: Network, device: str) -> bool:
+        """Make an existing device a port of the bridge and bring it up; False when there is no device."""
+        link = self._route.find_link(device)
+        if link is None:
+            return False
+        self._route.transact(set_link(link.index, up=True, master=self.index(network)))
+        return True
+
+    def strangers(self, known: set[str]) -> list[Link]:
+        """List devices of ours, and ports of our bridges, whose names are not among those known."""
+        links = self._route.links()
+        bridges = {link.index for link in links if link.kind == "bridge" and link.alias == self._alias}
+        return [
+            link
+            for link in links
+            if link.name not in known and (link.alias == self._alias or link.master in bridges)
+        ]
+
+    def taken_subnets(self, resolv_conf: Path) -> list[IPv4Network]:
+        """List what a new network must not overlap: the host's addresses, routes and nameservers."""
+        taken = [address.network for _index, address in self._route.addresses()]
+        taken += [destination for _index, destination in self._route.routes()]
+        for server in _nameservers(resolv_conf):
+            address = ip_address(server)
+            if address.version == 4:
+                taken.append(IPv4Network(address))
+        return [network for network in taken if not network.is_loopback]
+
+    def _is_ours(self, link: Link, network: Network) -> bool:
+        # A daemon that died between making and marking left one unmarked, under a name nobody else chooses.
+        unmarked = link.alias == "" and OPTION_BRIDGE_NAME not in network.options
+        return link.kind == "bridge" and (link.alias == self._alias or unmarked)
+
+
+def enable_forwarding() -> None:
+    """Let the host pass packets between devices. A host that forbids the change is told in the log."""
+    path = _SYSCTL / "ip_forward"
+    try:
+        if path.read_text().strip() != "1":
+            path.write_text("1")
+    except OSError as error:
+        _log.warning("cannot enable net.ipv4.ip_forward, networks will not reach outside: %s", error)
+
+
+def _nameservers(path: Path) -> list[str]:
+    try:
+        servers = parse_resolv_conf(path.read_text()).nameservers
+    except (OSError, UnicodeDecodeError):
+        return []
+    found = []
+    for server in servers:
+        try:
+            ip_address(server)
+        except ValueError:
+            continue
+        found.append(server)
+    return found
+
+
+def _write(path: Path, value: str) -> None:
+    """Set a kernel parameter; one that the kernel does not have is left out."""
+    try:
+        path.write_text(value)
+    except FileNotFoundError:
+        _log.debug("no %s in this kernel", path)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Content of a container's /etc/resolv.conf and /etc/hosts. Pure.
+
+Source: resolv.conf(5), hosts(5); moby daemon/libnetwork/{internal/resolvconf,etchosts} for the form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address
+
+from proa.model.errors import InvalidParameter
+
+LOCALHOST_LINES = (
+    ("127.0.0.1", "localhost"),
+    ("::1", "localhost ip6-localhost ip6-loopback"),
+    ("fe00::", "ip6-localnet"),
+    ("ff00::", "ip6-mcastprefix"),
+    ("ff02::1", "ip6-allnodes"),
+    ("ff02::2", "ip6-allrouters"),
+)
+
+HOST_GATEWAY = "host-gateway"  # in --add-host name:host-gateway: an address of the host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvConf:
+    """What a resolv.conf says. Addresses are text: they may be IPv6 and carry a zone."""
+
+    nameservers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+def parse_resolv_conf(text: str) -> ResolvConf:
+    """Read a resolv.conf; of several search or domain lines the last one counts, as in libc."""
+    nameservers: list[str] = []
+    search: tuple[str, ...] = ()
+    options: list[str] = []
+    for line in text.splitlines():
+        words = line.split("#", 1)[0].split(";", 1)[0].split()
+        if len(words) < 2:
+            continue
+        match words[0]:
+            case "nameserver":
+                nameservers.append(words[1])
+            case "search" | "domain":
+                search = tuple(words[1:])
+            case "options":
+                options += words[1:]
+            case _:
+                pass
+    return ResolvConf(nameservers=tuple(nameservers), search=search, options=tuple(options))
+
+
+def without_loopback(conf: ResolvConf) -> ResolvConf:
+    """Drop the nameservers that only the host itself can reach."""
+    kept = tuple(server for server in conf.nameservers if not _is_loopback(server))
+    return ResolvConf(nameservers=kept, search=conf.search, options=conf.options)
+
+
+def resolv_conf(
+    *,
+    host: ResolvConf,
+    resolvers: Sequence[IPv4Address] = (),
+    dns: Sequence[str] = (),
+    search: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> bytes:
+    """Build a container's resolv.conf: what the user asks for takes the place of what the host has.
+
+    :param host: the host's, reduced to what a container can reach.
+    :param resolvers: those of the container's own networks, which know its peers; asked first. They forward
+        to the host's nameservers, which are then left out.
+    :param search: "." alone means none at all.
+    """
+    nameservers = [str(address) for address in resolvers]
+    nameservers += dns or (() if resolvers else host.nameservers)
+    domains = [] if list(search) == ["."] else list(search or host.search)
+    chosen = list(options or host.options)
+    if resolvers and not any(option.startswith("ndots:") for option in chosen):
+        # A peer's name has no dot: it is looked up as it is before any search domain is tried.
+        chosen.append("ndots:0")
+    lines = [f"nameserver {server}" for server in dict.fromkeys(nameservers)]
+    if domains:
+        lines.append("search " + " ".join(domains))
+    if chosen:
+        lines.append("options " + " ".join(chosen))
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def hosts_file(
+    *,
+    addresses: Sequence[IPv4Address],
+    hostname: str,
+    domainname: str = "",
+    extra_hosts: Sequence[str] = (),
+    host_gateway: IPv4Address | None = None,
+) -> bytes:
+    """Build a container's hosts file: loopback, then what the user adds, then the container itself.
+
+    :param addresses: of the container, one on each of its networks; empty for one without a network.
+    :param extra_hosts: ``name:address`` or ``name=address``; HOST_GATEWAY as address stands for
+        ``host_gateway``.
+    :raises InvalidParameter: an extra host is malformed.
+    """
+    names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
+    lines = [f"{address}\t{name}" for address, name in LOCALHOST_LINES]
+    lines += [_extra_line(entry, host_gateway) for entry in extra_hosts]
+    lines += [f"{address}\t{names}" for address in addresses if hostname]
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def _extra_line(entry: str, host_gateway: IPv4Address | None) -> str:
+    name, _, address = entry.partition("=" if "=" in entry else ":")
+    if not name or not address or any(character.isspace() for character in entry):
+        raise InvalidParameter(f'bad format for add-host: "{entry}"')
+    if address == HOST_GATEWAY:
+        if host_gateway is None:
+            raise InvalidParameter("unable to derive the IP value for host-gateway")
+        address = str(host_gateway)
+    try:
+        ip_address(address.strip("[]"))
+    except ValueError:
+        raise InvalidParameter(f'invalid IP address in add-host: "{address}"') from None
+    return f"{address.strip('[]')}\t{name}"
+
+
+def _is_loopback(server: str) -> bool:
+    try:
+        return ip_address(server.partition("%")[0]).is_loopback
+    except ValueError:
+        return True  # nothing a container could use either

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user may ask of a network: names that are taken for good, drivers, options. Pure.
+
+Source: moby daemon/network.go, daemon/libnetwork/drivers/bridge/labels.go.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from proa.host.rtnetlink import IFNAME_MAX
+from proa.model.errors import Forbidden, InvalidParameter, NotFound
+from proa.model.network import NetworkRequest
+
+DEFAULT_NETWORK = "bridge"
+PREDEFINED = {DEFAULT_NETWORK: "bridge", "host": "host", "none": "null"}  # name: driver
+
+OPTION_BRIDGE_NAME = "com.docker.network.bridge.name"
+OPTION_ICC = "com.docker.network.bridge.enable_icc"
+OPTION_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+OPTION_MTU = "com.docker.network.driver.mtu"
+
+MTU_MIN, MTU_MAX = 68, 65535  # of IPv4: RFC 791, and the kernel's limit for a veth
+DEFAULT_MTU = 1500
+_SWITCHES = (OPTION_ICC, OPTION_MASQUERADE)
+_TRUE = ("1", "t", "true")  # Go's strconv.ParseBool, which Docker uses
+_FALSE = ("0", "f", "false")
+_DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def check_request(request: NetworkRequest) -> None:
+    """Check all of a request but its addresses.
+
+    :raises InvalidParameter, Forbidden, NotFound: the name, an option, or the driver will not do.
+    """
+    if not request.name.strip():
+        raise InvalidParameter("network name cannot be empty")
+    if request.name in (*PREDEFINED, "default"):
+        raise Forbidden(f"operation is not permitted on predefined {request.name} network")
+    if request.driver in ("host", "null"):
+        raise Forbidden(f'only one instance of "{request.driver}" network is allowed')
+    if request.driver != "bridge":
+        raise NotFound(f"could not find plugin {request.driver} in v1 plugin registry: plugin not found")
+    device = request.options.get(OPTION_BRIDGE_NAME)
+    if device is not None and (len(device) > IFNAME_MAX or not _DEVICE_NAME.fullmatch(device)):
+        raise _bad_option(OPTION_BRIDGE_NAME, device)
+    mtu = request.options.get(OPTION_MTU)
+    if mtu is not None and not (mtu.isdecimal() and MTU_MIN <= int(mtu) <= MTU_MAX):
+        raise _bad_option(OPTION_MTU, mtu)
+    for option in _SWITCHES:
+        value = request.options.get(option, "true")
+        if value.lower() not in _TRUE + _FALSE:
+            raise _bad_option(option, value)
+
+
+def is_off(options: Mapping[str, str], option: str) -> bool:
+    """Tell whether a switch that is on by default has been turned off."""
+    return options.get(option, "true").lower() in _FALSE
+
+
+def _bad_option(option: str, value: str) -> InvalidParameter:
+    return InvalidParameter(f'invalid value for option {option}: "{value}"')

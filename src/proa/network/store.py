@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks and attachments in the engine's database. Rows and values, nothing of the kernel."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+from proa.host.database import Database
+from proa.model.ids import NetworkId
+from proa.model.network import Endpoint, Network, PublishedPort
+from proa.model.task import Interface, NetworkAttachment, NetworkKind
+
+AREA = "network"
+MIGRATIONS = (
+    """
+    CREATE TABLE networks (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, driver TEXT NOT NULL, created_at_ns INTEGER NOT NULL,
+        internal INTEGER NOT NULL, attachable INTEGER NOT NULL, subnet TEXT, ip_range TEXT, gateway TEXT,
+        bridge TEXT NOT NULL, mtu INTEGER NOT NULL, options TEXT NOT NULL, labels TEXT NOT NULL,
+        own_subnet INTEGER NOT NULL
+    );
+    CREATE TABLE attachments (
+        container_id TEXT PRIMARY KEY, kind TEXT NOT NULL, namespace TEXT, name TEXT NOT NULL,
+        hostname TEXT NOT NULL
+    );
+    CREATE TABLE endpoints (
+        endpoint_id TEXT PRIMARY KEY,
+        container_id TEXT NOT NULL REFERENCES attachments(container_id) ON DELETE CASCADE,
+        network_id TEXT NOT NULL REFERENCES networks(id),
+        position INTEGER NOT NULL, interface TEXT NOT NULL, device TEXT NOT NULL, mac TEXT NOT NULL,
+        address TEXT NOT NULL, gateway TEXT, is_default INTEGER NOT NULL, dns_names TEXT NOT NULL
+    );
+    CREATE TABLE ports (
+        container_id TEXT NOT NULL REFERENCES attachments(container_id) ON DELETE CASCADE,
+        protocol TEXT NOT NULL, host_ip TEXT NOT NULL, host_port INTEGER NOT NULL,
+        container_port INTEGER NOT NULL
+    );
+    CREATE INDEX endpoints_of_container ON endpoints(container_id);
+    CREATE INDEX ports_of_container ON ports(container_id);
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One endpoint with the interface that belongs to it."""
+
+    endpoint: Endpoint
+    interface: Interface
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """All that is known of one container's attachment.
+
+    :ivar ports: published; they lead to ``target``, an address of the container, None when there is none.
+    """
+
+    container_id: str
+    kind: NetworkKind
+    name: str
+    hostname: str
+    namespace: Path | None
+    places: tuple[Place, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
+    target: IPv4Address | None = None
+
+    @property
+    def attachment(self) -> NetworkAttachment:
+        return NetworkAttachment(
+            namespace=self.namespace, interfaces=tuple(place.interface for place in self.places)
+        )
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return tuple(place.endpoint for place in self.places)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredNetwork:
+    """A network, and whether its subnet was named by the user (only then may users name addresses)."""
+
+    network: Network
+    own_subnet: bool
+
+
+class NetworkStore:
+    """The tables of this package."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.migrate(AREA, MIGRATIONS)
+
+    def networks(self) -> list[StoredNetwork]:
+        """Return all networks, in the order they were made."""
+        rows = self._database.query("SELECT * FROM networks ORDER BY created_at_ns, rowid")
+        return [_network_of(row) for row in rows]
+
+    def add_network(self, stored: StoredNetwork) -> None:
+        """:raises sqlite3.IntegrityError: the name or the id is taken."""
+        network = stored.network
+        self._database.execute(
+            "INSERT INTO networks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                network.id,
+                network.name,
+                network.driver,
+                network.created_at_ns,
+                int(network.internal),
+                int(network.attachable),
+                _text(network.subnet),
+                _text(network.ip_range),
+                _text(network.gateway),
+                network.bridge,
+                network.mtu,
+                json.dumps(dict(network.options)),
+                json.dumps(dict(network.labels)),
+                int(stored.own_subnet),
+            ),
+        )
+
+    def delete_network(self, network_id: NetworkId) -> None:
+        self._database.execute("DELETE FROM networks WHERE id = ?", (network_id,))
+
+    def records(self) -> list[Record]:
+        """Return all attachments."""
+        rows = self._database.query("SELECT * FROM attachments ORDER BY rowid")
+        return [self._record_of(row) for row in rows]
+
+    def add_record(self, record: Record) -> None:
+        """Store an attachment with its endpoints and ports, in one transaction."""
+        with self._database.transaction():
+            self._database.execute(
+                "INSERT INTO attachments VALUES (?, ?, ?, ?, ?)",
+                (
+                    record.container_id,
+                    record.kind.value,
+                    _text(record.namespace),
+                    record.name,
+                    record.hostname,
+                ),
+            )
+            for position, place in enumerate(record.places):
+                is_default = int(place.endpoint.address.ip == record.target)
+                self._add_place(record.container_id, position, place, is_default)
+            for port in record.ports:
+                self._database.execute(
+                    "INSERT INTO ports VALUES (?, ?, ?, ?, ?)",
+                    (
+                        record.container_id,
+                        port.protocol,
+                        str(port.host_ip),
+                        port.host_port,
+                        port.container_port,
+                    ),
+                )
+
+    def replace_record(self, record: Record) -> None:
+        """Store a changed attachment."""
+        with self._database.transaction():
+            self.delete_record(record.container_id)
+            self.add_record(record)
+
+    def delete_record(self, container_id: str) -> None:
+        """Forget an attachment with all that belongs to it. Idempotent."""
+        self._database.execute("DELETE FROM attachments WHERE container_id = ?", (container_id,))
+
+    def _add_place(self, container_id: str, position: int, place: Place, is_default: int) -> None:
+        endpoint, interface = place.endpoint, place.interface
+        self._database.execute(
+            "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                endpoint.endpoint_id,
+                container_id,
+                endpoint.network_id,
+                position,
+                interface.name,
+                interface.device,
+                endpoint.mac,
+                str(endpoint.address),
+                _text(endpoint.gateway),
+                is_default,
+                json.dumps(endpoint.dns_names),
+            ),
+        )
+
+    def _record_of(self, row: sqlite3.Row) -> Record:
+        container_id = row["container_id"]
+        endpoint_rows = self._database.query(
+            "SELECT e.*, n.mtu FROM endpoints e JOIN networks n ON n.id = e.network_id "
+            "WHERE container_id = ? ORDER BY position",
+            (container_id,),
+        )
+        port_rows = self._database.query(
+            "SELECT * FROM ports WHERE container_id = ? ORDER BY rowid", (container_id,)
+        )
+        targets = [IPv4Interface(found["address"]).ip for found in endpoint_rows if found["is_default"]]
+        return Record(
+            container_id=container_id,
+            kind=NetworkKind(row["kind"]),
+            name=row["name"],
+            hostname=row["hostname"],
+            namespace=None if row["namespace"] is None else Path(row["namespace"]),
+            places=tuple(_place_of(found, row["name"]) for found in endpoint_rows),
+            ports=tuple(_ports_of(port_rows)),
+            target=targets[0] if targets else None,
+        )
+
+
+def _network_of(row: sqlite3.Row) -> StoredNetwork:
+    network = Network(
+        id=NetworkId(row["id"]),
+        name=row["name"],
+        driver=row["driver"],
+        created_at_ns=row["created_at_ns"],
+        internal=bool(row["internal"]),
+        attachable=bool(row["attachable"]),
+        subnet=None if row["subnet"] is None else IPv4Network(row["subnet"]),
+        ip_range=None if row["ip_range"] is None else IPv4Network(row["ip_range"]),
+        gateway=_address(row["gateway"]),
+        bridge=row["bridge"],
+        mtu=row["mtu"],
+        options=json.loads(row["options"]),
+        labels=json.loads(row["labels"]),
+    )
+    return StoredNetwork(network=network, own_subnet=bool(row["own_subnet"]))
+
+
+def _place_of(row: sqlite3.Row, name: str) -> Place:
+    network_id = NetworkId(row["network_id"])
+    address = IPv4Interface(row["address"])
+    gateway = _address(row["gateway"])
+    endpoint = Endpoint(
+        container_id=row["container_id"],
+        network_id=network_id,
+        endpoint_id=row["endpoint_id"],
+        name=name,
+        mac=row["mac"],
+        address=address,
+        gateway=gateway,
+        dns_names=tuple(json.loads(row["dns_names"])),
+    )
+    interface = Interface(
+        name=row["interface"],
+        device=row["device"],
+        network_id=network_id,
+        mac=row["mac"],
+        address=address,
+        gateway=gateway if row["is_default"] else None,
+        mtu=row["mtu"],
+    )
+    return Place(endpoint=endpoint, interface=interface)
+
+
+def _ports_of(rows: Iterable[sqlite3.Row]) -> Iterable[PublishedPort]:
+    for row in rows:
+        yield PublishedPort(
+            container_port=row["container_port"],
+            protocol=row["protocol"],
+            host_ip=IPv4Address(row["host_ip"]),
+            host_port=row["host_port"],
+        )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _address(text: str | None) -> IPv4Address | None:
+    return None if text is None else IPv4Address(text)

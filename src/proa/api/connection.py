@@ -16,28 +16,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Protocol
 
 import anyio
 import h11
 from anyio import CancelScope
-from anyio.abc import SocketStream
 
+from proa.api.channel import Channel
 from proa.api.errors import RequestError, describe
-from proa.api.raw import SocketRawStream
+from proa.api.raw import ChannelRawStream
 from proa.api.request import RawStream
 from proa.api.response import Response, error_response
 
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024  # request line and headers; clients send less than one KiB
-READ_BYTES = 64 * 1024
 IDLE_S = 900.0  # between requests: Go's clients give up a pooled connection after 90 s, docker-py's never
 HEAD_S = 60.0  # from the first byte of a request to the end of its head
 BODY_S = 300.0  # between two pieces of a body
 LINGER_S = 5.0  # for the client to read an early answer while it still sends its body
 SHORT_BODY_BYTES = 1024 * 1024  # worth reading away to keep the connection
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -62,8 +65,8 @@ class Disconnected(Exception):
 class Connection:
     """Serves one client, and is the ``Exchange`` of the request it is serving."""
 
-    def __init__(self, stream: SocketStream, dispatch: Dispatch) -> None:
-        self._stream = stream
+    def __init__(self, channel: Channel, dispatch: Dispatch) -> None:
+        self._channel = channel
         self._dispatch = dispatch
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._body_length: int | None = 0  # as announced; None when chunked
@@ -171,12 +174,7 @@ class Connection:
             await self._send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
 
     async def _receive(self) -> None:
-        try:
-            self._http.receive_data(await self._stream.receive(READ_BYTES))
-        except anyio.EndOfStream:
-            self._http.receive_data(b"")
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise Disconnected from error
+        self._http.receive_data(await self._channel.receive())
 
     async def watched(self, work: Awaitable[Response | None]) -> Response | None:
         """Run a handler that shall end when the client goes away. Raises Disconnected then."""
@@ -187,9 +185,9 @@ class Connection:
             nonlocal gone
             await self._body_done.wait()
             while len(self._http.trailing_data[0]) < MAX_HEAD_BYTES:
-                try:
-                    self._http.receive_data(await self._stream.receive(READ_BYTES))
-                except (anyio.EndOfStream, anyio.BrokenResourceError):
+                data = await self._channel.receive()
+                self._http.receive_data(data)
+                if not data:
                     gone = True
                     scope.cancel()
                     return
@@ -215,12 +213,13 @@ class Connection:
         if not self._will_be_reusable():
             fields.append((b"Connection", b"close"))
         self._begun = True
-        await self._send(h11.Response(status_code=status, headers=fields))
+        await self._send(_head(status, fields))
 
     async def send(self, data: bytes) -> None:
         """Send a piece of a streamed answer."""
         if data:
             await self._send(h11.Data(data=data))
+            await anyio.lowlevel.checkpoint()  # a fast reader must not keep the loop for one stream
 
     async def hijack(self, content_type: str) -> RawStream:
         """Leave HTTP: 101 when the client asked for an upgrade, else 200 with no framing."""
@@ -238,7 +237,7 @@ class Connection:
         leftover, ended = self._http.trailing_data
         self._hijacked = True
         await self._write(head)
-        return SocketRawStream(self._stream, leftover, ended=ended)
+        return ChannelRawStream(self._channel, leftover, ended=ended)
 
     async def _finish(self, response: Response | None) -> None:
         """Send a whole answer, or the end of a streamed one."""
@@ -250,7 +249,7 @@ class Connection:
             fields.append((b"Content-Length", b"%d" % len(response.body)))
         if not self._will_be_reusable():
             fields.append((b"Connection", b"close"))
-        data = self._http.send(h11.Response(status_code=response.status, headers=fields))
+        data = self._http.send(_head(response.status, fields))
         if response.body:
             data += self._http.send(h11.Data(data=response.body))
         data += self._http.send(h11.EndOfMessage())
@@ -277,8 +276,8 @@ class Connection:
 
     async def _write(self, data: bytes) -> None:
         try:
-            await self._stream.send(data)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            await self._channel.send(data)
+        except anyio.BrokenResourceError as error:
             raise Disconnected from error
 
     # --- the end of an exchange ---
@@ -307,13 +306,14 @@ class Connection:
 
     async def _linger(self) -> None:
         """Let the client read the answer although it has not finished its request."""
-        try:
-            await self._stream.send_eof()
-            with anyio.move_on_after(LINGER_S):
-                while True:
-                    await self._stream.receive(READ_BYTES)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, OSError):
-            return
+        with suppress(anyio.BrokenResourceError), anyio.move_on_after(LINGER_S):
+            self._channel.send_eof()
+            while await self._channel.receive():
+                pass
+
+
+def _head(status: int, fields: Headers) -> h11.Response:
+    return h11.Response(status_code=status, headers=fields, reason=_REASONS.get(status, b""))
 
 
 def _body_length(head: h11.Request) -> int | None:

@@ -1,29 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A connection after HTTP has let go of it: two byte streams that end independently.
-
-The client's end of its direction means the end of standard input, not that it has left; whether it has left
-is asked of the socket, because a client that waits for output sends nothing that could tell.
-"""
+"""A connection after HTTP has let go of it."""
 
 from __future__ import annotations
 
-import select
-
-import anyio
-from anyio.abc import SocketAttribute, SocketStream
-
-READ_BYTES = 64 * 1024
+from proa.api.channel import Channel
 
 
-class SocketRawStream:
-    """A ``proa.api.request.RawStream`` on a socket.
+class ChannelRawStream:
+    """A ``proa.api.request.RawStream`` on a channel.
 
     :param leftover: what HTTP had read beyond the request.
     :param ended: whether the client's direction has ended already.
     """
 
-    def __init__(self, stream: SocketStream, leftover: bytes, *, ended: bool) -> None:
-        self._stream = stream
+    def __init__(self, channel: Channel, leftover: bytes, *, ended: bool) -> None:
+        self._channel = channel
         self._leftover = leftover
         self._ended = ended
 
@@ -33,23 +24,15 @@ class SocketRawStream:
             return data
         if self._ended:
             return b""
-        try:
-            return await self._stream.receive(READ_BYTES)
-        except (anyio.EndOfStream, anyio.BrokenResourceError):
-            self._ended = True
-            return b""
+        data = await self._channel.receive()
+        self._ended = not data
+        return data
 
     async def send(self, data: bytes) -> None:
-        await self._stream.send(data)
+        await self._channel.send(data)
 
-    async def send_eof(self) -> None:
-        try:
-            await self._stream.send_eof()
-        except OSError as error:  # ENOTCONN: the client was faster
-            raise anyio.BrokenResourceError from error
+    def send_eof(self) -> None:
+        self._channel.send_eof()
 
     def is_gone(self) -> bool:
-        """A hang-up is reported only when both directions are closed; a half-close is not one."""
-        poll = select.poll()
-        poll.register(self._stream.extra(SocketAttribute.raw_socket), 0)
-        return bool(poll.poll(0))
+        return self._channel.is_gone()

@@ -37,8 +37,8 @@ class RawStream(Protocol):
         """Write all of it. Raises anyio.BrokenResourceError when the client is gone."""
         ...
 
-    async def send_eof(self) -> None:
-        """End our direction."""
+    def send_eof(self) -> None:
+        """End our direction. Raises anyio.BrokenResourceError."""
         ...
 
     def is_gone(self) -> bool:

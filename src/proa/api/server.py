@@ -16,13 +16,13 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import anyio
-from anyio.abc import SocketListener, SocketStream, TaskStatus
+from anyio.abc import TaskStatus
 
-from proa.api.connection import IDLE_S, READ_BYTES, Connection, Dispatch
+from proa.api.channel import Channel, SocketChannel
+from proa.api.connection import IDLE_S, Connection, Dispatch
 from proa.model.errors import InvalidParameter, Unavailable
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _HTTP2_REFUSAL = b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\
 _PASSING = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-async def open_unix_listener(path: Path, *, mode: int = 0o660, gid: int | None = None) -> SocketListener:
+async def open_unix_listener(path: Path, *, mode: int = 0o660, gid: int | None = None) -> socket.socket:
     """Listen on a path; a socket file that nobody listens on is replaced.
 
     The file never exists with a wider mode than asked. Raises Unavailable when another process listens there,
@@ -56,7 +56,7 @@ async def open_unix_listener(path: Path, *, mode: int = 0o660, gid: int | None =
             os.chown(path, -1, gid)
         path.chmod(mode)
         listening.listen(BACKLOG)
-        return await SocketListener.from_socket(listening)
+        return listening
     except BaseException:
         listening.close()
         raise
@@ -64,7 +64,7 @@ async def open_unix_listener(path: Path, *, mode: int = 0o660, gid: int | None =
 
 async def serve(
     dispatch: Dispatch,
-    listeners: Sequence[SocketListener],
+    listeners: Sequence[socket.socket],
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -76,45 +76,45 @@ async def serve(
         task_status.started()
 
 
-async def _accept(listener: SocketListener, dispatch: Dispatch, limit: anyio.CapacityLimiter) -> None:
-    async with listener, anyio.create_task_group() as connections:
-        while True:
-            token = object()
-            await limit.acquire_on_behalf_of(token)
-            try:
-                stream = await _accept_one(listener)
-            except BaseException:
-                limit.release_on_behalf_of(token)
-                raise
-            connections.start_soon(_serve_connection, stream, dispatch, limit, token)
+async def _accept(listener: socket.socket, dispatch: Dispatch, limit: anyio.CapacityLimiter) -> None:
+    with listener:
+        async with anyio.create_task_group() as connections:
+            while True:
+                token = object()
+                await limit.acquire_on_behalf_of(token)
+                try:
+                    channel = SocketChannel(await _accept_one(listener))
+                except BaseException:
+                    limit.release_on_behalf_of(token)
+                    raise
+                connections.start_soon(_serve_connection, channel, dispatch, limit, token)
 
 
-async def _accept_one(listener: SocketListener) -> SocketStream:
+async def _accept_one(listener: socket.socket) -> socket.socket:
     """Accept, and outlive what passes: clients that give up, and a lack of descriptors."""
     while True:
         try:
-            return await listener.accept()
-        except (OSError, anyio.BrokenResourceError) as error:
-            cause = (
-                error if isinstance(error, OSError) else error.__cause__
-            )  # anyio wraps it for unix sockets
-            if not isinstance(cause, OSError) or cause.errno not in _PASSING:
+            return listener.accept()[0]
+        except BlockingIOError:
+            await anyio.wait_readable(listener)
+        except OSError as error:
+            if error.errno not in _PASSING:
                 raise
-            log.warning("cannot accept a connection: %s", cause)
+            log.warning("cannot accept a connection: %s", error)
             await anyio.sleep(0.1)  # the backlog keeps the client; retrying at once would only burn time
 
 
 async def _serve_connection(
-    stream: SocketStream, dispatch: Dispatch, limit: anyio.CapacityLimiter, token: object
+    channel: SocketChannel, dispatch: Dispatch, limit: anyio.CapacityLimiter, token: object
 ) -> None:
     try:
-        async with stream:
-            first = await _first_bytes(stream)
+        with channel:
+            first = await _first_bytes(channel)
             if first.startswith(HTTP2_PREFACE):
-                await stream.send(_HTTP2_REFUSAL)
+                await channel.send(_HTTP2_REFUSAL)
             elif first:
-                await Connection(stream, dispatch).run(first)
-    except (anyio.BrokenResourceError, anyio.EndOfStream):
+                await Connection(channel, dispatch).run(first)
+    except anyio.BrokenResourceError:
         pass
     except Exception:
         log.exception("a connection failed")
@@ -122,13 +122,15 @@ async def _serve_connection(
         limit.release_on_behalf_of(token)
 
 
-async def _first_bytes(stream: SocketStream) -> bytes:
+async def _first_bytes(channel: Channel) -> bytes:
     """Read until it is clear whether they are the preface of HTTP/2; b"" when nothing comes."""
     first = b""
-    with anyio.move_on_after(IDLE_S), suppress(anyio.EndOfStream):
-        first = await stream.receive(READ_BYTES)
+    with anyio.move_on_after(IDLE_S):
         while len(first) < len(HTTP2_PREFACE) and HTTP2_PREFACE.startswith(first):
-            first += await stream.receive(READ_BYTES)
+            data = await channel.receive()
+            if not data:
+                break
+            first += data
     return first
 
 

@@ -164,7 +164,7 @@ async def _feed(stdio: Stdio, raw: RawStream, scanner: DetachScanner) -> None:
 async def _let_go(raw: RawStream) -> None:
     """End our direction and give the client time to read it."""
     with suppress(anyio.BrokenResourceError), anyio.move_on_after(LINGER_S):
-        await raw.send_eof()
+        raw.send_eof()
         while await raw.receive():
             pass
 

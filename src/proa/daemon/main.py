@@ -10,13 +10,13 @@ import grp
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
-from anyio.abc import SocketListener
 
 from proa.api.app import build_app
 from proa.api.server import open_unix_listener, serve
@@ -69,7 +69,7 @@ async def run(config: Config) -> None:
         group.cancel_scope.cancel()
 
 
-async def _listen(host: str, group: str) -> SocketListener:
+async def _listen(host: str, group: str) -> socket.socket:
     path = Path(host.removeprefix("unix://"))
     try:
         gid: int | None = grp.getgrnam(group).gr_gid

@@ -50,9 +50,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
         events = EventBus()
         db = stack.enter_context(Database(config.data_root / "engine.db"))
         hierarchies = await ensure_hierarchies()
-        layers = Layers(
-            config.data_root / "layers", mkfs=config.lib / "mkfs.erofs", exec_root=config.exec_root
-        )
+        layers = Layers(config.data_root / "layers", exec_root=config.exec_root)
         images = Images(
             db=db,
             root=config.data_root,
@@ -67,9 +65,12 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             db=db,
             images=images,
             roots=Roots(
-                containers=config.data_root / "containers", exec_root=config.exec_root, layers=layers
+                containers=config.data_root / "containers",
+                exec_root=config.exec_root,
+                layers=layers,
+                tasks=tasks,
             ),
-            volumes=Volumes(db, config.data_root / "volumes"),
+            volumes=Volumes(db, config.data_root / "volumes", layers=layers),
             networks=networks,
             containers_dir=config.data_root / "containers",
         )

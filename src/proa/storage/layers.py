@@ -21,7 +21,7 @@ import secrets
 import signal
 import sys
 import sysconfig
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from proa.model.errors import DataLoss, InvalidParameter, NotFound, ToolFailed
 from proa.model.ids import Digest, is_digest
 from proa.storage.erofs import VOLUME_NAME_LENGTH, VOLUME_NAME_OFFSET
 from proa.storage.layer_mounts import LayerMounts
+from proa.storage.overlay import open_merged
 
 ADDERS_MAX = max(2, os.cpu_count() or 1)  # children at a time; each keeps a processor busy
 # Without ``site`` a start takes 20 ms instead of 60; the modules used are the standard library's and ours.
@@ -80,8 +81,13 @@ class Layers:
         self._adding: dict[Digest, anyio.Event] = {}
         self._adders = anyio.CapacityLimiter(ADDERS_MAX)
         self.mounts = LayerMounts(exec_root / "layers", self.path)
+        self.empty = exec_root / "empty"  # an empty directory, for images without layers
+        self._scratch = exec_root / "merged"
         root.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._incoming.mkdir(mode=0o700, exist_ok=True)
+        for directory in (exec_root / "layers", self.empty, self._scratch):
+            # Not for the host's users: images have set-user-id files.
+            directory.mkdir(mode=0o700 if directory != self.empty else 0o755, parents=True, exist_ok=True)
         for leftover in self._incoming.iterdir():
             leftover.unlink()
 
@@ -115,6 +121,13 @@ class Layers:
             raise InvalidParameter(f"invalid digest: {diff_id}")
         return self._root / f"{diff_id.removeprefix('sha256:')}.erofs"
 
+    def get_path(self, diff_id: Digest) -> Path:
+        """Return where the layer's image is. Raises NotFound."""
+        path = self.path(diff_id)
+        if not path.exists():
+            raise NotFound(f"No such layer: {diff_id}")
+        return path
+
     def exists(self, diff_id: Digest) -> bool:
         return self.path(diff_id).exists()
 
@@ -142,7 +155,7 @@ class Layers:
         """Return all stored layers."""
         return {Digest(f"sha256:{path.stem}") for path in self._root.glob("*.erofs")}
 
-    async def remove(self, diff_ids: Collection[Digest]) -> None:
+    async def remove(self, diff_ids: Iterable[Digest]) -> None:
         """Delete layers. What runs from one keeps it until it ends. Idempotent."""
         await anyio.to_thread.run_sync(self._remove, [(d, self.path(d)) for d in diff_ids])
 
@@ -151,9 +164,19 @@ class Layers:
 
         :raises NotFound: there is no such layer.
         """
-        if not self.exists(diff_id):
-            raise NotFound(f"No such layer: {diff_id}")
+        self.get_path(diff_id)
         return self.mounts.ensure(diff_id)
+
+    @contextlib.contextmanager
+    def open_merged(self, diff_ids: Sequence[Digest]) -> Iterator[int]:
+        """Give a descriptor of the directory that the layers (lowest first) make together, read-only, for the
+        span of the block. There must be one layer at least.
+
+        :raises NotFound: a layer is missing.
+        """
+        lowers = [self.mount(diff_id) for diff_id in reversed(diff_ids)]
+        with open_merged(lowers, empty=self.empty, scratch=self._scratch) as merged:
+            yield merged
 
     async def unmount_unused(self, in_use: Collection[Digest] = ()) -> None:
         """Take away the mounts of all layers but those ``in_use``; nothing that runs is disturbed."""

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Root file systems of containers: the image's layers with something writable on top.
+
+Owns ``data_root/containers/<id>`` as a whole (others may keep files of the container there; they go with it)
+and the mounts at ``exec_root/rootfs/<id>``. What a container wrote survives ``release`` and a reboot, and
+goes with ``remove``. After a daemon's death everything is found again by its name.
+
+    containers/<id>/overlay/upper, work    what a container in a directory wrote; 0700, so that set-user-id
+                                           files of images are out of reach of the host's users
+    containers/<id>/writable.ext4          what a virtual machine wrote
+    containers/.removed-*                  being deleted; what is left over is deleted at the next start
+    exec_root/rootfs/<id>                  the mounted overlay
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from proa.host import mount
+from proa.model.errors import Internal
+from proa.model.ids import ContainerId, Digest
+from proa.model.task import BlockRootfs, DirectoryRootfs, Rootfs, RootfsKind
+from proa.storage.disks import WRITABLE_BYTES, Disks, is_disk
+from proa.storage.layers import Layers
+from proa.storage.overlay import attach_overlay
+
+_REMOVED = ".removed-"
+
+log = logging.getLogger(__name__)
+
+
+class Roots:
+    """Root file systems below ``containers`` (durable) and ``exec_root`` (mounts).
+
+    :param tasks: owns what goes on behind: unmounting (10 to 50 ms, for the kernel writes the file system
+        out) and deleting. A deletion cut short is taken up at the next start; a mount that a dead daemon left
+        is used again by ``prepare``.
+    :param writable_bytes: size of a virtual machine's writable disk.
+    """
+
+    def __init__(
+        self,
+        *,
+        containers: Path,
+        exec_root: Path,
+        layers: Layers,
+        tasks: TaskGroup,
+        writable_bytes: int = WRITABLE_BYTES,
+    ) -> None:
+        self._containers = containers
+        self._mounts = exec_root / "rootfs"
+        self._layers = layers
+        self._tasks = tasks
+        self._disks = Disks(containers, size_bytes=writable_bytes)
+        self._releasing: dict[ContainerId, anyio.Event] = {}
+        self._unmounting = anyio.CapacityLimiter(4)
+        self._deleting = anyio.CapacityLimiter(1)  # a disk does not delete faster for being asked twice
+        containers.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._mounts.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in containers.glob(_REMOVED + "*"):
+            tasks.start_soon(self._delete, leftover)
+
+    async def prepare(self, container_id: ContainerId, layers: Sequence[Digest], kind: RootfsKind) -> Rootfs:
+        """Make the root file system ready to run from. Idempotent; keeps what was written before.
+
+        :param layers: lowest first; none at all is an empty image.
+        :raises NotFound: a layer is missing.
+        :raises Internal: the host cannot mount it.
+        """
+        while pending := self._releasing.get(container_id):
+            await pending.wait()
+        home = self._containers / container_id
+        home.mkdir(mode=0o711, exist_ok=True)
+        try:
+            if kind is RootfsKind.DIRECTORY:
+                return self._prepare_directory(container_id, home, layers)
+            return await self._prepare_block(home, layers)
+        except OSError as error:
+            raise Internal(f"root file system of {container_id}: {error}") from error
+
+    async def release(self, container_id: ContainerId) -> None:
+        """Unmount, behind the caller's back; a mount still in use goes with its last user. Idempotent."""
+        if container_id not in self._releasing and self.path_of(container_id).exists():
+            self._releasing[container_id] = anyio.Event()
+            self._tasks.start_soon(self._unmount, container_id)
+
+    async def remove(self, container_id: ContainerId) -> None:
+        """Unmount, and delete all of the container's files. Returns at once: the files are out of the way,
+        their deletion goes on behind. Idempotent."""
+        home = self._containers / container_id
+        aside = self._containers / f"{_REMOVED}{container_id}-{secrets.token_hex(4)}"
+        mounted = self.path_of(container_id)
+        with contextlib.suppress(FileNotFoundError):
+            home.rename(aside)
+        if mounted.exists() or aside.exists():
+            self._tasks.start_soon(self._delete, aside, mounted)
+
+    async def writable_bytes(self, container_id: ContainerId) -> int:
+        """Return the bytes the container wrote (Engine API, SizeRw); 0 when nothing is there."""
+        home = self._containers / container_id
+        return await anyio.to_thread.run_sync(
+            lambda: (
+                _tree_bytes(home / "overlay" / "upper") + self._disks.written_bytes(home / "writable.ext4")
+            )
+        )
+
+    def path_of(self, container_id: ContainerId) -> Path:
+        """Return where the container's directory is mounted while it is prepared."""
+        return self._mounts / container_id
+
+    # --- machinery ---
+
+    def _prepare_directory(
+        self, container_id: ContainerId, home: Path, layers: Sequence[Digest]
+    ) -> DirectoryRootfs:
+        target = self.path_of(container_id)
+        if mount.is_mount_point(target):
+            return DirectoryRootfs(path=target)
+        target.mkdir(exist_ok=True)
+        overlay = home / "overlay"
+        overlay.mkdir(mode=0o700, exist_ok=True)
+        upper, work = overlay / "upper", overlay / "work"
+        for directory in (upper, work):
+            directory.mkdir(mode=0o755, exist_ok=True)
+        lowers = [self._layers.mount(diff_id) for diff_id in reversed(layers)]
+        attach_overlay(lowers or [self._layers.empty], upper=upper, work=work, target=target)
+        return DirectoryRootfs(path=target)
+
+    async def _prepare_block(self, home: Path, layers: Sequence[Digest]) -> BlockRootfs:
+        files = tuple(self._layers.get_path(diff_id) for diff_id in layers)
+        writable = home / "writable.ext4"
+        if not is_disk(writable):
+            await self._disks.make(writable)
+        return BlockRootfs(layers=files, writable=writable)
+
+    async def _unmount(self, container_id: ContainerId) -> None:
+        try:
+            with anyio.CancelScope(shield=True):
+                path = self.path_of(container_id)
+                await anyio.to_thread.run_sync(_unmount, path, limiter=self._unmounting)
+        except OSError:
+            log.exception("unmounting the root file system of %s", container_id)
+        finally:
+            self._releasing.pop(container_id).set()
+
+    async def _delete(self, path: Path, mounted: Path | None = None) -> None:
+        try:
+            await anyio.to_thread.run_sync(_delete_tree, path, mounted, limiter=self._deleting)
+        except OSError:
+            log.exception("deleting %s", path)
+
+
+def _unmount(path: Path) -> None:
+    """Unmount and remove the directory; release and remove may be at it at the same time."""
+    mount.ensure_unmounted(path)
+    with contextlib.suppress(FileNotFoundError):
+        path.rmdir()
+
+
+def _delete_tree(path: Path, mounted: Path | None) -> None:
+    if mounted is not None:
+        _unmount(mounted)
+    # Errors are left to the next start: nobody waits for this, and the name is out of everybody's way.
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _tree_bytes(root: Path) -> int:
+    """Add up the files below ``root``: their length, but of a sparse file what is allocated. Directories
+    count nothing and several names of a file count once, as Docker counts."""
+    total = 0
+    seen: set[int] = set()
+    pending = [root]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append(Path(entry.path))
+                    elif status.st_nlink == 1 or status.st_ino not in seen:
+                        seen.add(status.st_ino)
+                        total += min(status.st_size, status.st_blocks * 512)
+        except FileNotFoundError:
+            continue  # it changes while the container runs
+    return total

@@ -30,7 +30,13 @@ def attach(ctx: click.Context, container: str, detach_keys: str, no_stdin: bool,
     if not found.state.running:
         raise click.ClickException("cannot attach to a stopped container, start it first")
     tty, stdin = found.config.tty, found.config.open_stdin and not no_stdin
-    query = {"stream": True, "stdin": stdin, "stdout": True, "stderr": True, "detachKeys": detach_keys}
+    query: dict[str, str | bool] = {
+        "stream": True,
+        "stdin": stdin,
+        "stdout": True,
+        "stderr": True,
+        "detachKeys": detach_keys,
+    }
     hijacked = client.hijack(routes.CONTAINER_ATTACH, query=query, tty=tty, id=found.id)
 
     def resize(rows: int, columns: int) -> None:
@@ -39,10 +45,12 @@ def attach(ctx: click.Context, container: str, detach_keys: str, no_stdin: bool,
 
     proxied = sig_proxy and not tty
     with Waiting(client.host, found.id, "") as waiting:
-        with forwarded_signals(client.host, found.id) if proxied else contextlib.nullcontext():
-            with raw_terminal(wanted=tty and stdin):
-                with following_size(resize, now=True) if tty else contextlib.nullcontext():
-                    pump(hijacked, stdin=stdin)
+        with (
+            forwarded_signals(client.host, found.id) if proxied else contextlib.nullcontext(),
+            raw_terminal(wanted=tty and stdin),
+            following_size(resize, now=True) if tty else contextlib.nullcontext(),
+        ):
+            pump(hijacked, stdin=stdin)
         status = waiting.result()
     hijacked.close()
     raise click.exceptions.Exit(status or 0)

@@ -80,9 +80,11 @@ def execute(
         with Client(client.host) as other, contextlib.suppress(ClientError):
             other.do(routes.EXEC_RESIZE, query={"h": rows, "w": columns}, id=exec_id)
 
-    with raw_terminal(wanted=tty and interactive):
-        with following_size(resize) if tty else contextlib.nullcontext():
-            pump(hijacked, stdin=interactive)
+    with (
+        raw_terminal(wanted=tty and interactive),
+        following_size(resize) if tty else contextlib.nullcontext(),
+    ):
+        pump(hijacked, stdin=interactive)
     hijacked.close()
     found = client.call(routes.EXEC_INSPECT, returns=ExecInspect, id=exec_id)
     raise click.exceptions.Exit(found.exit_code or 0)

@@ -38,7 +38,7 @@ def logs(
     client = get_client(ctx)
     now = time.time()
     found = client.call(routes.CONTAINER_INSPECT, returns=ContainerInspect, id=container)
-    query = {
+    query: dict[str, str | bool] = {
         "follow": follow,
         "stdout": True,
         "stderr": True,

@@ -70,6 +70,7 @@ def build_engine(
         lifecycle=lifecycle,
         roots=stores.roots,
         volumes=stores.volumes,
+        images=stores.images,
         events=events,
     )
     lifecycle.on_auto_remove = removal.remove_automatically
@@ -94,7 +95,9 @@ def build_engine(
             lifecycle=lifecycle,
             removal=removal,
             queries=queries,
-            updates=Updates(registry=registry, units=units, hulls=hulls, events=events),
+            updates=Updates(
+                registry=registry, units=units, hulls=hulls, networks=stores.networks, events=events
+            ),
             execs=execs,
             events=events,
         ),
@@ -118,5 +121,6 @@ def build_engine(
             lifecycle=lifecycle,
             removal=removal,
             networks=stores.networks,
+            images=stores.images,
         ),
     )

@@ -12,6 +12,7 @@ from proa.engine.events import EventBus
 from proa.engine.filters import Filters
 from proa.engine.registry import Registry
 from proa.image.images import Images as ImageStore
+from proa.image.images import ImagesUsage
 from proa.model.errors import EngineError, NotFound
 from proa.model.ids import Digest
 from proa.model.image import Image
@@ -84,6 +85,10 @@ class Images:
     async def prune(self, filters: Filters) -> tuple[Sequence[Mapping[str, str]], int]:
         """Remove unused images (dangling ones, unless dangling=false); return entries and bytes freed."""
         return await self._store.prune(filters, used_by=self.users_of)
+
+    async def disk_usage(self) -> ImagesUsage:
+        """Measure what images take on disk."""
+        return await self._store.disk_usage()
 
     def users_of(self, image_id: Digest) -> Sequence[tuple[str, bool]]:
         """Return the containers made from an image, each with whether it is alive."""

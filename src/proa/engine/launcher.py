@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 import anyio
 
@@ -24,8 +23,8 @@ from proa.engine.unit import Unit
 from proa.model.errors import EngineError, InvalidParameter, WrongState
 from proa.model.network import Endpoint, PublishedPort
 from proa.model.task import Namespaces, NetworkAttachment, NetworkKind
-from proa.network.files import hosts_file, resolv_conf
-from proa.network.networks import Attached, Networks
+from proa.network.attach import Attached
+from proa.network.networks import Networks
 from proa.runtime.seam import Task
 from proa.storage.rootfs import Roots
 
@@ -150,18 +149,16 @@ class Launcher:
         if host.network_mode.startswith("container:"):
             other = self._registry.get(host.network_mode.removeprefix("container:"))
             hostname, endpoints = other.config.hostname, other.endpoints
-        gateway = next((endpoint.gateway for endpoint in endpoints if endpoint.gateway), None)
         files = {
             "/etc/hostname": f"{hostname}\n".encode(),
-            "/etc/hosts": hosts_file(
+            "/etc/hosts": self._networks.hosts_file(
+                endpoints,
                 hostname=hostname,
                 domainname=config.domainname,
-                addresses=[endpoint.address.ip for endpoint in endpoints],
                 extra_hosts=host.extra_hosts or (),
-                host_gateway=gateway or IPv4Address("127.0.0.1"),
             ),
-            "/etc/resolv.conf": resolv_conf(
-                networks=[self._networks.get(endpoint.network_id) for endpoint in endpoints],
+            "/etc/resolv.conf": self._networks.resolv_conf(
+                endpoints,
                 dns=host.dns or (),
                 search=host.dns_search or (),
                 options=host.dns_options or (),

@@ -17,6 +17,7 @@ from proa.engine.filters import Filters, check_filters, match_labels, parse_unti
 from proa.engine.lifecycle import Lifecycle
 from proa.engine.registry import Registry
 from proa.engine.unit import Unit, Units, WaitResult
+from proa.image.images import Images
 from proa.model.errors import Conflict, EngineError, InvalidParameter, NotFound, WrongState
 from proa.storage.rootfs import Roots
 from proa.storage.volumes import Volumes
@@ -35,6 +36,7 @@ class Removal:
         lifecycle: Lifecycle,
         roots: Roots,
         volumes: Volumes,
+        images: Images,
         events: EventBus,
     ) -> None:
         self._registry = registry
@@ -42,6 +44,7 @@ class Removal:
         self._lifecycle = lifecycle
         self._roots = roots
         self._volumes = volumes
+        self._images = images
         self._events = events
 
     async def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
@@ -103,6 +106,7 @@ class Removal:
         await self._roots.remove(container.id)
         Path(container.log_path).unlink(missing_ok=True)
         self._registry.drop(container.id)
+        await self._images.release(container.id)
         self._units.drop(container.id)
         self._events.publish("container", "destroy", container.id, event_attributes(container))
         unit.announce_removal(WaitResult(code=container.exit_code))

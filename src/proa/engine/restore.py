@@ -19,6 +19,7 @@ from proa.engine.registry import Registry
 from proa.engine.removal import Removal
 from proa.engine.restarts import wants_start_at_boot
 from proa.engine.unit import Units
+from proa.image.images import Images
 from proa.model.errors import EngineError
 from proa.network.networks import Networks
 
@@ -39,6 +40,7 @@ class Restore:
         lifecycle: Lifecycle,
         removal: Removal,
         networks: Networks,
+        images: Images,
     ) -> None:
         self._registry = registry
         self._units = units
@@ -46,6 +48,7 @@ class Restore:
         self._lifecycle = lifecycle
         self._removal = removal
         self._networks = networks
+        self._images = images
 
     async def find_all(self) -> None:
         """Adopt what runs and clean up after what does not."""
@@ -63,6 +66,7 @@ class Restore:
                 group.start_soon(one, container)
         attached = [container.id for container in self._registry if container.is_alive]
         await self._networks.cleanup(attached)
+        await self._images.release_all_but([container.id for container in self._registry])
 
     async def start_wanted(self) -> None:
         """Start what restart policies ask for after a reboot."""

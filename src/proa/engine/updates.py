@@ -18,6 +18,7 @@ from proa.engine.registry import Registry
 from proa.engine.unit import Units
 from proa.model.config import HostConfig, RestartPolicy
 from proa.model.errors import Conflict, InvalidParameter
+from proa.network.networks import Networks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +42,11 @@ class UpdateRequest:
 class Updates:
     """Changes records, and running tasks with them."""
 
-    def __init__(self, *, registry: Registry, units: Units, hulls: Hulls, events: EventBus) -> None:
+    def __init__(
+        self, *, registry: Registry, units: Units, hulls: Hulls, networks: Networks, events: EventBus
+    ) -> None:
         self._registry = registry
+        self._networks = networks
         self._units = units
         self._hulls = hulls
         self._events = events
@@ -60,6 +64,9 @@ class Updates:
                 raise InvalidParameter("Renaming a container with the same name as its current name")
             renamed = replace(container, name=name)
             self._registry.put(renamed)
+            endpoints = self._networks.rename(container.id, name)
+            if endpoints:
+                self._registry.put(replace(renamed, endpoints=endpoints))
         self._events.publish(
             "container",
             "rename",

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The child's way from fork to exec. Until exec closes it, the report pipe tells the agent what went wrong.
+ *
+ *   main   clone (new pid, mount namespaces) → cgroup, cgroup namespace → /proc, pivot_root → user, exec
+ *   exec   fork → setns → clone into the pid namespace, as the agent's child → user, exec
+ *
+ * Source: pid_namespaces(7), pivot_root(2), cgroup_namespaces(7); OCI runtime-spec, config-linux.md.
+ */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define KERNEL_FLAGS (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+#define DEFAULT_PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+extern char **environ;
+
+/* fork with namespaces: the C library's own fork takes no flags. */
+static pid_t fork_with(unsigned long flags)
+{
+    return (pid_t)syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
+}
+
+/* --- the container's mount namespace --- */
+
+static void mount_kernel_views(void)
+{
+    int proc = open_inside("/proc", O_PATH | O_DIRECTORY, 0);
+    int cgroup = open_inside("/sys/fs/cgroup", O_PATH | O_DIRECTORY, 0);
+    if (proc < 0 || cgroup < 0)
+        fail_errno("/proc or /sys/fs/cgroup");
+    mount_on(cgroup, "cgroup", "cgroup2", KERNEL_FLAGS | MS_RDONLY, NULL);
+    mount_on(proc, "proc", "proc", KERNEL_FLAGS, NULL);
+    close(cgroup);
+    close(proc);
+}
+
+static void enter_root(void)
+{
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || chdir(ROOT) < 0 ||
+        syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+        fail_errno("pivot_root");
+}
+
+/* A path that is missing needs no protection. */
+static void make_readonly(const char *path)
+{
+    if (mount(path, path, NULL, MS_BIND | MS_REC, NULL) < 0) {
+        if (errno == ENOENT)
+            return;
+        fail_errno("read-only path %s", path);
+    }
+    struct statfs status; /* a remount sets all flags, so the present ones have to be given again */
+    unsigned long flags = statfs(path, &status) == 0 ? (unsigned long)status.f_flags & KERNEL_FLAGS : 0;
+    if (mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL) < 0)
+        fail_errno("read-only path %s", path);
+}
+
+static void mask(const char *path)
+{
+    struct stat status;
+    if (lstat(path, &status) < 0)
+        return;
+    int done = S_ISDIR(status.st_mode) ? mount("tmpfs", path, "tmpfs", MS_RDONLY, "size=0k")
+                                       : mount("/dev/null", path, NULL, MS_BIND, NULL);
+    if (done < 0 && errno != ENOENT)
+        fail_errno("masked path %s", path);
+}
+
+static void restrict_paths(struct fields fields)
+{
+    struct field field;
+    struct fields rest = fields;
+    while (fields_next(&rest, &field)) {
+        char path[512];
+        if ((field.key != K_MASKED_PATH && field.key != K_READONLY_PATH) || field.length >= sizeof path)
+            continue;
+        memcpy(path, field.bytes, field.length);
+        path[field.length] = 0;
+        if (field.key == K_MASKED_PATH)
+            mask(path);
+        else
+            make_readonly(path);
+    }
+}
+
+static void make_directories(const char *path)
+{
+    char *copy = strdup(path);
+    for (char *slash = copy; copy && *slash; slash++)
+        if (*slash == '/' && slash != copy) {
+            *slash = 0;
+            mkdir(copy, 0755);
+            *slash = '/';
+        }
+    if (copy && *copy)
+        mkdir(copy, 0755);
+    free(copy);
+}
+
+static void offer_console(void)
+{
+    char name[64];
+    if (ttyname_r(STDIN_FILENO, name, sizeof name) != 0)
+        return;
+    int fd = open("/dev/console", O_CREAT | O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC, 0666);
+    if (fd >= 0)
+        close(fd);
+    mount(name, "/dev/console", NULL, MS_BIND, NULL); /* a courtesy: not worth failing for */
+}
+
+/* --- what main and exec have in common --- */
+
+static void take_streams(const struct start *start)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (setsid() < 0 && errno != EPERM)
+        fail_errno("setsid");
+    for (int i = 0; i < 3; i++) {
+        int from = start->tty ? start->ends->fds[0] : start->ends->fds[i] >= 0 ? start->ends->fds[i] : null;
+        if (dup2(from, i) < 0)
+            fail_errno("standard streams");
+    }
+    if (start->tty && ioctl(STDIN_FILENO, TIOCSCTTY, 0) < 0)
+        fail_errno("controlling terminal");
+}
+
+static char **environment_with_defaults(struct fields fields, const struct identity *identity)
+{
+    char **environment = fields_strings(fields, K_ENV, 2);
+    bool path = false, home = false;
+    size_t count = 0;
+    for (; environment && environment[count]; count++) {
+        path = path || strncmp(environment[count], "PATH=", 5) == 0;
+        home = home || strncmp(environment[count], "HOME=", 5) == 0;
+    }
+    if (!environment)
+        fail(128, "the environment is malformed");
+    if (!path)
+        environment[count++] = DEFAULT_PATH;
+    if (!home && asprintf(&environment[count], "HOME=%s", identity->home) < 0)
+        fail(128, "out of memory");
+    return environment;
+}
+
+static void reset_signals(void)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+}
+
+static uint32_t code_of_exec(int error)
+{
+    return error == ENOENT || error == ENOTDIR ? 127 : 126;
+}
+
+static void __attribute__((noreturn)) run_program(const struct start *start)
+{
+    struct identity identity;
+    struct fields fields = start->fields;
+    char **arguments = fields_strings(fields, K_ARG, 0);
+    char *cwd = fields_string(fields, K_CWD, 0);
+    if (!arguments || !arguments[0])
+        fail(128, "no command specified");
+    resolve_identity(fields, &identity);
+    for (int i = 0; i < 3; i++) { /* so that a user other than root can open /dev/stdout again */
+        struct stat status;
+        if (fstat(i, &status) == 0 && (status.st_rdev == 0 || start->tty) && status.st_uid != identity.uid)
+            fchown(i, identity.uid, (gid_t)-1);
+    }
+    apply_limits(fields);
+    environ = environment_with_defaults(fields, &identity);
+    become(fields, &identity);
+    if (cwd && *cwd && chdir(cwd) < 0) {
+        int error = errno;
+        fail(code_of_exec(error), "chdir to cwd (\"%s\") set in config.json failed: %s", cwd,
+             error == ENOENT ? "no such file or directory" : error == EACCES ? "permission denied" : strerror(error));
+    }
+    char *program = find_program(arguments[0], environ);
+    umask(022);
+    reset_signals();
+    execve(program, arguments, environ);
+    int error = errno;
+    fail(code_of_exec(error), "exec %s: %s", program,
+         error == ENOEXEC  ? "exec format error"
+         : error == ENOENT ? "no such file or directory"
+         : error == EACCES ? "permission denied"
+                           : strerror(error));
+}
+
+/* --- main --- */
+
+static void __attribute__((noreturn)) run_main(const struct start *start)
+{
+    struct fields fields = start->fields;
+    char *cwd = fields_string(fields, K_CWD, 0);
+    cgroup_join();
+    if (unshare(CLONE_NEWCGROUP) < 0)
+        fail_errno("cgroup namespace");
+    mount_kernel_views();
+    enter_root();
+    if (cwd && *cwd == '/')
+        make_directories(cwd);
+    bool init = fields_u32(fields, K_INIT, 0);
+    if (init) {
+        pid_t child = fork();
+        if (child < 0)
+            fail_errno("fork");
+        if (child > 0) {
+            close(report_fd);
+            _exit(run_init(child));
+        }
+    }
+    take_streams(start);
+    if (start->tty)
+        offer_console();
+    restrict_paths(fields);
+    if (fields_u32(fields, K_READ_ONLY_ROOT, 0) && mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) < 0)
+        fail_errno("read-only root");
+    run_program(start);
+}
+
+/* --- exec --- */
+
+static void __attribute__((noreturn)) run_exec(const struct start *start)
+{
+    int main_fd = (int)syscall(SYS_pidfd_open, start->main_pid, 0);
+    if (main_fd < 0)
+        fail(128, "container is not running");
+    cgroup_join();
+    if (setns(main_fd, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWCGROUP) < 0)
+        fail_errno("setns");
+    /* CLONE_PARENT: the agent is to reap it, as it does all processes it was asked for. */
+    pid_t pid = fork_with(CLONE_PARENT);
+    if (pid < 0)
+        fail_errno("fork");
+    if (pid > 0) {
+        report_pid(pid);
+        _exit(0);
+    }
+    take_streams(start);
+    run_program(start);
+}
+
+pid_t container_spawn(const struct start *start, int report)
+{
+    pid_t pid = start->main_pid ? fork() : fork_with(CLONE_NEWPID | CLONE_NEWNS);
+    if (pid != 0)
+        return pid;
+    report_fd = report;
+    if (start->main_pid)
+        run_exec(start);
+    run_main(start);
+}
+
+/* --- the small init --- */
+
+static int main_status(int status)
+{
+    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+int run_init(pid_t child)
+{
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL);
+    prctl(PR_SET_NAME, "docker-init");
+    for (int fd = 0; fd < 256; fd++) /* pipes kept open here would never end for their readers */
+        close(fd);
+    for (;;) {
+        siginfo_t info;
+        if (sigwaitinfo(&all, &info) < 0)
+            continue;
+        if (info.si_signo != SIGCHLD) {
+            kill(child, info.si_signo);
+            continue;
+        }
+        int status;
+        pid_t pid;
+        while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+            if (pid == child)
+                return main_status(status);
+    }
+}

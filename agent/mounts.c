@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the user mounts into the container, and the files the engine puts there.
+ *
+ * The image is hostile: a path is only ever resolved inside the container's root (openat2 RESOLVE_IN_ROOT), and
+ * mounted upon by descriptor. Source: openat2(2), mount(2); docs/reference/agent-protocol.md, steps 8 and 9.
+ */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define MAX_FILES_SIZE "mode=755,size=16m"
+
+/* --- paths inside the root --- */
+
+int open_inside(const char *path, uint64_t flags, uint64_t mode)
+{
+    static int root = -1;
+    if (root < 0)
+        root = open(ROOT, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+    return (int)syscall(SYS_openat2, root, path, &how, sizeof how);
+}
+
+/* Make each directory of the path that is missing. The path is cut and mended in place. */
+static void ensure_parents(char *path)
+{
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        int fd = open_inside(path, O_PATH | O_DIRECTORY, 0);
+        if (fd < 0 && errno == ENOENT)
+            fd = ensure_inside(path, true);
+        *slash = '/';
+        if (fd < 0)
+            fail_errno("mkdir %s", path);
+        close(fd);
+    }
+}
+
+int ensure_inside(const char *path, bool directory)
+{
+    uint64_t kind = directory ? O_DIRECTORY : 0;
+    int fd = open_inside(path, O_PATH | kind, 0);
+    if (fd >= 0)
+        return fd;
+    if (errno == ENOTDIR)
+        fail_errno("mount target %s", path);
+    char *copy = strdup(path);
+    if (!copy || path[0] != '/')
+        fail(128, "mount target %s is not an absolute path", path);
+    size_t length = strlen(copy);
+    while (length > 1 && copy[length - 1] == '/')
+        copy[--length] = 0;
+    ensure_parents(copy);
+    if (directory) {
+        char *slash = strrchr(copy, '/');
+        const char *name = slash + 1;
+        *slash = 0;
+        int parent = open_inside(slash == copy ? "/" : copy, O_PATH | O_DIRECTORY, 0);
+        if (parent < 0 || (mkdirat(parent, name, 0755) < 0 && errno != EEXIST))
+            fail_errno("mkdir %s", path);
+        close(parent);
+    } else {
+        fd = open_inside(copy, O_CREAT | O_WRONLY | O_NOCTTY | O_NONBLOCK, 0644);
+        if (fd < 0)
+            fail_errno("create %s", path);
+        close(fd);
+    }
+    free(copy);
+    fd = open_inside(path, O_PATH | kind, 0);
+    if (fd < 0)
+        fail_errno("mount target %s", path);
+    return fd;
+}
+
+void mount_on(int target, const char *source, const char *type, unsigned long flags, const char *data)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", target);
+    if (mount(source, path, type, flags, data) < 0)
+        fail_errno("mount %s", type ? type : source ? source : "options");
+}
+
+/* --- options --- */
+
+static bool apply_flag(const char *word, unsigned long *flags)
+{
+    static const struct {
+        const char *word;
+        unsigned long set, clear;
+    } table[] = {
+        {"ro", MS_RDONLY, 0}, {"rw", 0, MS_RDONLY}, {"nosuid", MS_NOSUID, 0}, {"suid", 0, MS_NOSUID},
+        {"nodev", MS_NODEV, 0}, {"dev", 0, MS_NODEV}, {"noexec", MS_NOEXEC, 0}, {"exec", 0, MS_NOEXEC},
+        {"noatime", MS_NOATIME, 0}, {"atime", 0, MS_NOATIME}, {"nodiratime", MS_NODIRATIME, 0},
+        {"relatime", MS_RELATIME, 0}, {"strictatime", MS_STRICTATIME, 0}, {"sync", MS_SYNCHRONOUS, 0},
+        {"async", 0, MS_SYNCHRONOUS}, {"defaults", 0, 0}, {"bind", 0, 0}, {"rbind", 0, 0}, {"private", 0, 0},
+        {"rprivate", 0, 0}, {"shared", 0, 0}, {"rshared", 0, 0}, {"slave", 0, 0}, {"rslave", 0, 0},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (strcmp(word, table[i].word) == 0) {
+            *flags = (*flags | table[i].set) & ~table[i].clear;
+            return true;
+        }
+    return false;
+}
+
+/* Split options into flags and the rest, which is the file system's own. */
+static void parse_options(char *options, unsigned long *flags, char *data, size_t size)
+{
+    data[0] = 0;
+    char *save = NULL;
+    for (char *word = strtok_r(options, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+        if (apply_flag(word, flags))
+            continue;
+        size_t length = strlen(data);
+        if (length + strlen(word) + 2 > size)
+            fail(128, "mount options are too long");
+        snprintf(data + length, size - length, "%s%s", length ? "," : "", word);
+    }
+}
+
+/* --- mounts --- */
+
+static void mount_tmpfs(const char *target, unsigned long flags, const char *data)
+{
+    int fd = ensure_inside(target, true);
+    mount_on(fd, "tmpfs", "tmpfs", flags, data);
+    close(fd);
+}
+
+static void bind_on(const char *source, const char *target, unsigned long flags)
+{
+    struct stat status;
+    if (stat(source, &status) < 0)
+        fail_errno("%s", source);
+    int fd = ensure_inside(target, S_ISDIR(status.st_mode));
+    mount_on(fd, source, NULL, MS_BIND, NULL);
+    close(fd);
+    if (flags == 0)
+        return;
+    fd = open_inside(target, O_PATH, 0); /* now what was mounted there */
+    if (fd < 0)
+        fail_errno("%s", target);
+    mount_on(fd, NULL, NULL, MS_REMOUNT | MS_BIND | flags, NULL);
+    close(fd);
+}
+
+static void mount_one(struct fields mount)
+{
+    static bool shared;
+    char *target = fields_string(mount, K_TARGET, 0), *source = fields_string(mount, K_SOURCE, 0);
+    char *options = fields_string(mount, K_OPTIONS, 0);
+    char data[1024] = "", path[64];
+    unsigned long flags = fields_u32(mount, K_READ_ONLY, 0) ? MS_RDONLY : 0;
+    if (!target || target[0] != '/')
+        fail(128, "a mount has no absolute target");
+    if (options)
+        parse_options(options, &flags, data, sizeof data);
+    switch (fields_u32(mount, K_KIND, 0)) {
+    case MOUNT_TMPFS:
+        mount_tmpfs(target, flags, data);
+        break;
+    case MOUNT_SHARE:
+        if (!source || strlen(source) > 20 || strspn(source, "0123456789") != strlen(source))
+            fail(128, "mount %s: the source is not a number", target);
+        if (!shared)
+            mount_share();
+        shared = true;
+        snprintf(path, sizeof path, SHARE "/%s", source);
+        bind_on(path, target, flags & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC));
+        break;
+    default:
+        fail(128, "mount %s: unknown kind", target);
+    }
+}
+
+void mount_user(struct fields fields)
+{
+    struct field field;
+    while (fields_next(&fields, &field))
+        if (field.key == K_MOUNT)
+            mount_one(field_fields(&field));
+}
+
+/* --- files --- */
+
+static bool covered_by_mount(struct fields fields, const char *path)
+{
+    struct field field;
+    while (fields_next(&fields, &field)) {
+        char *target = field.key == K_MOUNT ? fields_string(field_fields(&field), K_TARGET, 0) : NULL;
+        if (target && strcmp(target, path) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool has_content(const char *path)
+{
+    struct stat status;
+    int fd = open_inside(path, O_PATH, 0);
+    bool content = fd >= 0 && fstat(fd, &status) == 0 && (!S_ISREG(status.st_mode) || status.st_size > 0);
+    if (fd >= 0)
+        close(fd);
+    return content;
+}
+
+static void put_file(struct fields file, const char *path, unsigned n)
+{
+    char source[64];
+    struct field content = {0};
+    fields_find(file, K_CONTENT, &content);
+    snprintf(source, sizeof source, FILES "/%u", n);
+    int fd = open(source, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, fields_u32(file, K_MODE, 0644) & 07777);
+    if (fd < 0 || write(fd, content.bytes, content.length) != (ssize_t)content.length)
+        fail_errno("file %s", path);
+    close(fd);
+    bind_on(source, path, 0);
+}
+
+void mount_files(struct fields fields)
+{
+    unsigned n = 0;
+    struct fields rest = fields;
+    struct field field;
+    if (mount("tmpfs", FILES, "tmpfs", MS_NOSUID | MS_NODEV, MAX_FILES_SIZE) < 0)
+        fail_errno("mount tmpfs");
+    while (fields_next(&rest, &field)) {
+        if (field.key != K_FILE)
+            continue;
+        struct fields file = field_fields(&field);
+        char *path = fields_string(file, K_PATH, 0);
+        if (!path || path[0] != '/')
+            fail(128, "a file has no absolute path");
+        if (covered_by_mount(fields, path) || (fields_u32(file, K_IF_EMPTY, 0) && has_content(path)))
+            continue;
+        put_file(file, path, n++);
+    }
+}

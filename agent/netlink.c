@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The clone's network interfaces, by rtnetlink: each request is acknowledged before the next.
+ *
+ * Source: rtnetlink(7); docs/reference/agent-protocol.md, CONFIGURE, step 3.
+ */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_addr.h>
+#include <linux/if_link.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define MAX_NICS 32
+
+struct nic {
+    unsigned index;
+    unsigned device; /* N of virtioN: the order on QEMU's command line */
+    uint8_t mac[6];
+    bool taken;
+};
+
+struct message {
+    struct nlmsghdr header;
+    uint8_t body[512];
+};
+
+static int netlink = -1;
+
+/* --- messages --- */
+
+static void *message_begin(struct message *message, uint16_t type, uint16_t flags, size_t size)
+{
+    memset(message, 0, sizeof *message);
+    message->header.nlmsg_type = type;
+    message->header.nlmsg_flags = (uint16_t)(NLM_F_REQUEST | NLM_F_ACK | flags);
+    message->header.nlmsg_len = (uint32_t)NLMSG_LENGTH(size);
+    return message->body;
+}
+
+static void message_attribute(struct message *message, uint16_t type, const void *data, size_t size)
+{
+    struct rtattr *attribute = (struct rtattr *)((uint8_t *)message + NLMSG_ALIGN(message->header.nlmsg_len));
+    attribute->rta_type = type;
+    attribute->rta_len = (uint16_t)RTA_LENGTH(size);
+    memcpy(RTA_DATA(attribute), data, size);
+    message->header.nlmsg_len = (uint32_t)(NLMSG_ALIGN(message->header.nlmsg_len) + RTA_ALIGN(attribute->rta_len));
+}
+
+static void message_send(struct message *message, const char *what)
+{
+    struct message reply;
+    if (send(netlink, message, message->header.nlmsg_len, 0) < 0 || recv(netlink, &reply, sizeof reply, 0) < 0)
+        fail_errno("network: %s", what);
+    int error = 0;
+    if (reply.header.nlmsg_type == NLMSG_ERROR)
+        memcpy(&error, reply.body, sizeof error);
+    errno = -error;
+    if (errno)
+        fail_errno("network: %s", what);
+}
+
+static void set_link(const struct nic *nic, uint16_t attribute, const void *value, size_t size, const char *what)
+{
+    struct message message;
+    struct ifinfomsg *info = message_begin(&message, RTM_NEWLINK, 0, sizeof *info);
+    info->ifi_index = (int)nic->index;
+    message_attribute(&message, attribute, value, size);
+    message_send(&message, what);
+}
+
+static void link_up(unsigned index)
+{
+    struct message message;
+    struct ifinfomsg *info = message_begin(&message, RTM_NEWLINK, 0, sizeof *info);
+    info->ifi_index = (int)index;
+    info->ifi_flags = info->ifi_change = IFF_UP;
+    message_send(&message, "set up");
+}
+
+/* --- addresses --- */
+
+struct address {
+    unsigned char family;
+    uint8_t bytes[16], size, prefix;
+};
+
+static struct address parse_address(const char *text)
+{
+    struct address address = {.family = strchr(text, ':') ? AF_INET6 : AF_INET};
+    char copy[64];
+    snprintf(copy, sizeof copy, "%s", text);
+    char *slash = strchr(copy, '/');
+    address.size = address.family == AF_INET6 ? 16 : 4;
+    address.prefix = slash ? (uint8_t)atoi(slash + 1) : (uint8_t)(address.size * 8);
+    if (slash)
+        *slash = 0;
+    if (inet_pton(address.family, copy, address.bytes) != 1)
+        fail(128, "network: invalid address %s", text);
+    return address;
+}
+
+static void add_address(const struct nic *nic, const char *text)
+{
+    struct address address = parse_address(text);
+    struct message message;
+    struct ifaddrmsg *info = message_begin(&message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, sizeof *info);
+    info->ifa_family = address.family;
+    info->ifa_prefixlen = address.prefix;
+    info->ifa_index = nic->index;
+    if (address.family == AF_INET6)
+        info->ifa_flags = IFA_F_NODAD; /* the engine gives each address once */
+    message_attribute(&message, IFA_LOCAL, address.bytes, address.size);
+    message_attribute(&message, IFA_ADDRESS, address.bytes, address.size);
+    if (address.family == AF_INET && address.prefix < 31) {
+        uint8_t broadcast[4];
+        for (unsigned bit = 0; bit < 32; bit++) {
+            uint8_t mask = (uint8_t)(0x80 >> bit % 8);
+            if (bit % 8 == 0)
+                broadcast[bit / 8] = address.bytes[bit / 8];
+            if (bit >= address.prefix)
+                broadcast[bit / 8] |= mask;
+        }
+        message_attribute(&message, IFA_BROADCAST, broadcast, sizeof broadcast);
+    }
+    message_send(&message, text);
+}
+
+static void add_default_route(const struct nic *nic, const char *text)
+{
+    struct address gateway = parse_address(text);
+    struct message message;
+    struct rtmsg *info = message_begin(&message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, sizeof *info);
+    info->rtm_family = gateway.family;
+    info->rtm_table = RT_TABLE_MAIN;
+    info->rtm_protocol = RTPROT_BOOT;
+    info->rtm_scope = RT_SCOPE_UNIVERSE;
+    info->rtm_type = RTN_UNICAST;
+    message_attribute(&message, RTA_GATEWAY, gateway.bytes, gateway.size);
+    message_attribute(&message, RTA_OIF, &nic->index, sizeof nic->index);
+    message_send(&message, text);
+}
+
+/* --- interfaces --- */
+
+static int by_device(const void *a, const void *b)
+{
+    const struct nic *left = a, *right = b;
+    return left->device < right->device ? -1 : left->device > right->device;
+}
+
+static size_t find_nics(struct nic *nics)
+{
+    size_t count = 0;
+    DIR *directory = opendir("/sys/class/net");
+    struct dirent *entry;
+    while (directory && count < MAX_NICS && (entry = readdir(directory))) {
+        struct nic *nic = &nics[count];
+        char path[300], link[300], text[64];
+        snprintf(path, sizeof path, "/sys/class/net/%s/device", entry->d_name);
+        ssize_t size = readlink(path, link, sizeof link - 1);
+        if (entry->d_name[0] == '.' || size < 0)
+            continue;
+        link[size] = 0;
+        char *name = strstr(link, "virtio");
+        if (!name || sscanf(name, "virtio%u", &nic->device) != 1)
+            continue;
+        snprintf(path, sizeof path, "/sys/class/net/%s/address", entry->d_name);
+        uint8_t *m = nic->mac;
+        nic->index = if_nametoindex(entry->d_name);
+        nic->taken = false;
+        if (read_text(path, text, sizeof text) &&
+            sscanf(text, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", m, m + 1, m + 2, m + 3, m + 4, m + 5) == 6)
+            count++;
+    }
+    if (directory)
+        closedir(directory);
+    qsort(nics, count, sizeof *nics, by_device);
+    return count;
+}
+
+static struct nic *choose_nic(struct nic *nics, size_t count, struct fields fields)
+{
+    struct field mac;
+    bool match = fields_find(fields, K_IF_MATCH_MAC, &mac) && mac.length == 6;
+    for (size_t i = 0; i < count; i++)
+        if (!nics[i].taken && (!match || memcmp(nics[i].mac, mac.bytes, 6) == 0)) {
+            nics[i].taken = true;
+            return &nics[i];
+        }
+    fail(128, "network: the machine has no %s network device", match ? "such" : "further");
+}
+
+static void set_interface_sysctl(const char *family, const char *name, const char *key, const char *value)
+{
+    char path[128];
+    snprintf(path, sizeof path, "/proc/sys/net/%s/conf/%s/%s", family, name, key);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd >= 0 && write(fd, value, strlen(value)) < 0)
+        say("%s: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+}
+
+static void setup_interface(const struct nic *nic, struct fields fields)
+{
+    char *name = fields_string(fields, K_IF_NAME, 0);
+    struct field mac;
+    uint32_t mtu = fields_u32(fields, K_IF_MTU, 0);
+    if (!name || strlen(name) >= IFNAMSIZ)
+        fail(128, "network: an interface has no usable name");
+    char present[IFNAMSIZ];
+    if (if_indextoname(nic->index, present) && strcmp(present, name) != 0)
+        set_link(nic, IFLA_IFNAME, name, strlen(name) + 1, name);
+    if (fields_find(fields, K_IF_MAC, &mac) && mac.length == 6)
+        set_link(nic, IFLA_ADDRESS, mac.bytes, 6, "MAC address");
+    if (mtu)
+        set_link(nic, IFLA_MTU, &mtu, sizeof mtu, "MTU");
+    char *text;
+    bool six = false;
+    for (unsigned i = 0; (text = fields_string(fields, K_IF_ADDRESS, i)); i++)
+        six = six || strchr(text, ':');
+    set_interface_sysctl("ipv6", name, "disable_ipv6", six ? "0" : "1");
+    /* Neighbours may remember another MAC for a reused address: announce ours when the link comes up. */
+    set_interface_sysctl("ipv4", name, "arp_notify", "1");
+    for (unsigned i = 0; (text = fields_string(fields, K_IF_ADDRESS, i)); i++)
+        add_address(nic, text);
+    link_up(nic->index);
+    for (unsigned i = 0; (text = fields_string(fields, K_IF_GATEWAY, i)); i++)
+        add_default_route(nic, text);
+}
+
+void setup_network(struct fields fields)
+{
+    struct nic nics[MAX_NICS];
+    size_t count = find_nics(nics);
+    netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    if (netlink < 0)
+        fail_errno("network: netlink");
+    link_up(1); /* lo is always the first */
+    struct field field;
+    struct fields rest = fields;
+    while (fields_next(&rest, &field))
+        if (field.key == K_INTERFACE) {
+            /* A name such as eth1 may still be another's: interfaces not set up yet are renamed out of the way. */
+            struct nic *nic = choose_nic(nics, count, field_fields(&field));
+            char aside[IFNAMSIZ];
+            char *name = fields_string(field_fields(&field), K_IF_NAME, 0);
+            unsigned holder = name ? if_nametoindex(name) : 0;
+            for (size_t i = 0; i < count; i++)
+                if (holder == nics[i].index && &nics[i] != nic) {
+                    snprintf(aside, sizeof aside, "proa%u", holder);
+                    set_link(&nics[i], IFLA_IFNAME, aside, strlen(aside) + 1, aside);
+                }
+            setup_interface(nic, field_fields(&field));
+        }
+    close(netlink);
+}

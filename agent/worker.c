@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Forked children that do for a request what may take long, and report through a pipe.
+ *
+ * The report is written in one piece of less than PIPE_BUF; a child that ends without one has succeeded.
+ */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+struct worker {
+    struct source source;
+    struct request request;
+    struct buffer partial;
+    struct outcome outcome;
+    worker_done done;
+    bool asked; /* by the host; else request holds nothing */
+};
+
+int report_fd = -1;
+
+/* --- the child's side --- */
+
+static void report(const struct outcome *outcome)
+{
+    if (report_fd >= 0 && write(report_fd, outcome, sizeof *outcome) < 0)
+        _exit(1);
+}
+
+void report_pid(pid_t pid)
+{
+    struct outcome outcome = {.pid = pid};
+    report(&outcome);
+}
+
+static void report_failure(struct outcome *outcome, const char *format, va_list list)
+{
+    vsnprintf(outcome->message, sizeof outcome->message, format, list);
+    outcome->failed = true;
+}
+
+void fail(uint32_t code, const char *format, ...)
+{
+    struct outcome outcome = {.code = code};
+    va_list list;
+    va_start(list, format);
+    report_failure(&outcome, format, list);
+    va_end(list);
+    report(&outcome);
+    _exit(1);
+}
+
+void fail_errno(const char *format, ...)
+{
+    struct outcome outcome = {.code = 128, .error = errno};
+    va_list list;
+    va_start(list, format);
+    report_failure(&outcome, format, list);
+    va_end(list);
+    size_t length = strlen(outcome.message);
+    snprintf(outcome.message + length, sizeof outcome.message - length, ": %s", strerror(outcome.error));
+    report(&outcome);
+    _exit(1);
+}
+
+/* --- the loop's side --- */
+
+bool outcome_read(int fd, struct outcome *outcome, struct buffer *partial)
+{
+    for (;;) {
+        uint8_t *place = buffer_reserve(partial, sizeof *outcome);
+        ssize_t size = place ? read(fd, place, sizeof *outcome) : 0;
+        if (size < 0 && errno == EINTR)
+            continue;
+        if (size <= 0) {
+            if (size < 0 && errno == EAGAIN)
+                return false;
+            buffer_free(partial);
+            return true;
+        }
+        partial->length += (size_t)size;
+        while (partial->length >= sizeof *outcome) {
+            struct outcome part;
+            memcpy(&part, buffer_bytes(partial), sizeof part);
+            buffer_consume(partial, sizeof part);
+            if (part.pid)
+                outcome->pid = part.pid;
+            if (part.failed) {
+                part.pid = outcome->pid;
+                *outcome = part;
+            }
+        }
+    }
+}
+
+static void worker_ready(struct source *source, uint32_t events)
+{
+    struct worker *worker = (struct worker *)source;
+    (void)events;
+    if (!outcome_read(source->fd, &worker->outcome, &worker->partial))
+        return;
+    loop_close(source);
+    worker->done(worker->asked ? &worker->request : NULL, &worker->outcome);
+    loop_free(worker);
+}
+
+bool worker_run(const struct request *request, worker_job job, worker_done done)
+{
+    int pipes[2];
+    struct worker *worker = calloc(1, sizeof *worker);
+    if (!worker || pipe2(pipes, O_CLOEXEC | O_NONBLOCK) < 0) {
+        free(worker);
+        return false;
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        report_fd = pipes[1];
+        signal(SIGPIPE, SIG_DFL);
+        job(request ? request->fields : (struct fields){0});
+        _exit(0);
+    }
+    close(pipes[1]);
+    if (pid < 0) {
+        close(pipes[0]);
+        free(worker);
+        return false;
+    }
+    if (request)
+        worker->request = *request;
+    worker->request.fields = (struct fields){0};
+    worker->asked = request != NULL;
+    worker->done = done;
+    worker->source = (struct source){.fd = pipes[0], .ready = worker_ready};
+    loop_watch(&worker->source, EPOLLIN);
+    return true;
+}

@@ -18,7 +18,8 @@ DEVIATIONS = frozenset(
         "HostConfig.MemorySwappiness: null",  # dockerd writes these two as null as well: Go pointers
         "HostConfig.OomKillDisable: null",
         "$.ExitCode: null",  # of an exec that has not ended; dockerd too
-        "$.Isolation: 'container' is none of ['default', 'hyperv', 'process', '']",  # proa's own choice of hull
+        # proa's own choice of hull
+        "$.Isolation: 'container' is none of ['default', 'hyperv', 'process', '']",
     }
 )
 

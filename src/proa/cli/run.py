@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from proa.cli.context import get_client
+from proa.cli.images import split_tag
 from proa.cli.options import create_options
 from proa.cli.request import build_request
 from proa.cli.terminal import following_size, pump, raw_terminal
@@ -26,6 +27,7 @@ from proa.wire.containers import (
     ContainerInspect,
     ContainerWaited,
 )
+from proa.wire.errors import Progress
 
 EXIT_DAEMON_FAULT = 125
 EXIT_NOT_EXECUTABLE = 126
@@ -80,9 +82,8 @@ def create_container(
     cidfile = Path(flags["cidfile"]) if flags.get("cidfile") else None
     if cidfile is not None and cidfile.exists():
         _fail(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
-    query = {"name": flags.get("name"), "platform": flags.get("platform")}
     try:
-        created = client.call(routes.CONTAINER_CREATE, query=query, body=request, returns=ContainerCreated)
+        created = _create(client, request, flags)
     except ApiError as error:
         _fail(f"Error response from daemon: {error}")
     except ClientError as error:
@@ -92,6 +93,35 @@ def create_container(
     if cidfile is not None:
         cidfile.write_text(created.id)
     return created.id
+
+
+def _create(
+    client: Client, request: ContainerCreateRequest, flags: dict[str, Any]
+) -> ContainerCreated:  # Any: flags
+    """Create, and bring in the image first when the daemon does not have it (--pull missing)."""
+    query = {"name": flags.get("name"), "platform": flags.get("platform")}
+    policy = flags.get("pull") or "missing"
+    if policy == "always":
+        _pull(client, request.image, flags)
+    try:
+        return client.call(routes.CONTAINER_CREATE, query=query, body=request, returns=ContainerCreated)
+    except ApiError as error:
+        if error.status != 404 or "No such image" not in str(error) or policy == "never":
+            raise
+        name = request.image if split_tag(request.image)[1] else f"{request.image}:latest"
+        click.echo(f"Unable to find image '{name}' locally", err=True)
+    _pull(client, request.image, flags)
+    return client.call(routes.CONTAINER_CREATE, query=query, body=request, returns=ContainerCreated)
+
+
+def _pull(client: Client, image: str, flags: dict[str, Any]) -> None:  # Any: flags
+    repository, tag = split_tag(image)
+    query = {"fromImage": repository, "tag": tag or "latest", "platform": flags.get("platform")}
+    for line in client.iter_json(routes.IMAGE_CREATE, Progress, query=query):
+        if line.error:
+            raise ApiError(500, line.error)
+        if line.status and not flags.get("quiet"):
+            click.echo(line.status, err=True)
 
 
 class Session:

@@ -40,8 +40,10 @@ def _fit(value: Json, kind: object) -> Json:
         return value
     kind = _concrete(kind, list if isinstance(value, list) else dict)
     if isinstance(value, list):
-        (item_kind,) = get_args(kind) or (object,)
-        return [_fit(item, item_kind) for item in value]
+        item_kinds = get_args(kind) or (object,)
+        if get_origin(kind) is tuple and Ellipsis not in item_kinds:
+            return [_fit(item, item_kind) for item, item_kind in zip(value, item_kinds, strict=False)]
+        return [_fit(item, item_kinds[0]) for item in value]
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         exact, folded = _fields(kind)
         fitted: dict[str, Json] = {}

@@ -111,10 +111,12 @@ def test_what_is_not_frames(data: bytes) -> None:
 
 
 def test_null_is_absent_and_case_is_ignored() -> None:
-    body = b"""{"image": "a", "Hostname": null, "Cmd": "sh", "Volumes": {"/x": null}, "Unknown": [1],
-               "hostconfig": {"Memory": 5, "RestartPolicy": {"name": "always"},
-                              "PortBindings": {"1/tcp": null}, "LogConfig": null, "Ulimits": [{"Name": "nofile", "soft": 1, "HARD": 2}]},
-               "NetworkingConfig": {"EndpointsConfig": {"a": null}}}"""
+    body = b"""{
+        "image": "a", "Hostname": null, "Cmd": "sh", "Volumes": {"/x": null}, "Unknown": [1],
+        "hostconfig": {"Memory": 5, "RestartPolicy": {"name": "always"}, "LogConfig": null,
+                       "PortBindings": {"1/tcp": null},
+                       "Ulimits": [{"Name": "nofile", "soft": 1, "HARD": 2}]},
+        "NetworkingConfig": {"EndpointsConfig": {"a": null}}}"""
     request = codec.decode(body, ContainerCreateRequest)
     assert (request.image, request.hostname, request.cmd) == ("a", "", "sh")
     assert list(request.volumes or ()) == ["/x"]

@@ -52,11 +52,19 @@ def info(ctx: click.Context, template: str | None) -> None:
         ("Name", found.name),
         ("ID", found.id),
         ("Data Root", found.docker_root_dir),
+        *(("VM Acceleration", text) for text in vm_acceleration(found)),
     ]
     for name, value in lines:
         click.echo(f"{name}: {value}")
     for warning in found.warnings:
         click.echo(f"WARNING: {warning}", err=True)
+
+
+def vm_acceleration(found: Info) -> list[str]:
+    """Return what the daemon found out about virtual machines, in one line; [] when it says nothing."""
+    labels = dict(label.partition("=")[::2] for label in found.labels)
+    name, reason = labels.get("proa.vm.accelerator", ""), labels.get("proa.vm.accelerator.reason", "")
+    return [f"{name} ({reason})" if reason else name] if name else []
 
 
 @click.command()

@@ -132,6 +132,10 @@ class Catalog:
     def __iter__(self) -> Iterator[Entry]:
         return iter([entry for entry in self._entries.values() if not entry.is_hidden])
 
+    def with_hidden(self) -> list[Entry]:
+        """Every image, those too that only stopped containers still need."""
+        return list(self._entries.values())
+
     def find_id(self, image_id: Digest) -> Entry | None:
         entry = self._entries.get(image_id)
         return None if entry is None or entry.is_hidden else entry

@@ -68,7 +68,7 @@ class ImageStore:
         await self.in_thread(self.content.open)
         self.catalog.read(self.content)
         await self.collect(self.catalog.unused_layers(), set(self.content.iter_digests()))
-        for entry in self.catalog:
+        for entry in self.catalog.with_hidden():
             for layer in entry.layers:
                 if not self._layers.exists(layer.diff_id):
                     await self._restore(layer)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import h11
@@ -13,6 +14,8 @@ from proa.api.request import Request
 from proa.api.response import Response
 from proa.api.router import Router, split_version
 from proa.wire.system import API_VERSION
+
+log = logging.getLogger(__name__)
 
 
 class Application:
@@ -34,6 +37,7 @@ class Application:
 
     async def __call__(self, head: h11.Request, connection: Connection) -> Response | None:
         path, _, query = _origin_form(head.target.decode("ascii", "replace")).partition("?")
+        log.debug("%s %s", head.method.decode("ascii"), path)
         version, path = split_version(path)
         match = self._router.match(head.method.decode("ascii"), path)
         request = Request(

@@ -71,6 +71,7 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._body_length: int | None = 0  # as announced; None when chunked
         self._wants_upgrade = False
+        self._is_head = False
         self._body_done = anyio.Event()
         self._begun = False
         self._hijacked = False
@@ -141,6 +142,7 @@ class Connection:
         if not isinstance(event, h11.Request):
             return None
         self._body_length = _body_length(event)
+        self._is_head = event.method == b"HEAD"
         self._wants_upgrade = any(name == b"upgrade" for name, _ in event.headers)
         if self._body_length == 0:
             self._http.next_event()  # the end of the message, which h11 knows already
@@ -250,7 +252,7 @@ class Connection:
         if not self._will_be_reusable():
             fields.append((b"Connection", b"close"))
         data = self._http.send(_head(response.status, fields))
-        if response.body:
+        if response.body and not self._is_head:
             data += self._http.send(h11.Data(data=response.body))
         data += self._http.send(h11.EndOfMessage())
         await self._write(data)

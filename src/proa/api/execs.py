@@ -11,7 +11,7 @@ import anyio
 from proa.api.request import Request
 from proa.api.response import Response, json_response
 from proa.api.router import Router
-from proa.api.streams import hijack_type, parse_detach_keys, pump, send_message, terminal_size
+from proa.api.streams import ChosenStdio, hijack_type, parse_detach_keys, pump, send_message, terminal_size
 from proa.engine.execs import Exec, ExecRequest
 from proa.model.errors import InvalidParameter, StartFailed
 from proa.model.ids import ExecId
@@ -87,7 +87,11 @@ class ExecRoutes:
             with anyio.CancelScope(shield=True):
                 await stdio.aclose()
             raise
-        await pump(stdio, raw, tty=body.tty, detach_keys=keys)
+        asked = one.request
+        chosen = ChosenStdio(
+            stdio, stdin=asked.attach_stdin, stdout=asked.attach_stdout, stderr=asked.attach_stderr
+        )
+        await pump(chosen, raw, tty=body.tty, detach_keys=keys)
         return None
 
     async def resize(self, request: Request) -> Response:

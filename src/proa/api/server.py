@@ -101,7 +101,7 @@ async def _accept_one(listener: socket.socket) -> socket.socket:
             if error.errno not in _PASSING:
                 raise
             log.warning("cannot accept a connection: %s", error)
-            await anyio.sleep(0.1)  # the backlog keeps the client; retrying at once would only burn time
+            await anyio.sleep(0.5)  # the backlog keeps the client; retrying at once would only burn time
 
 
 async def _serve_connection(

@@ -104,6 +104,31 @@ class DetachScanner:
 # --- attach and exec ---
 
 
+class ChosenStdio:
+    """Streams of which the client sees only what it asked for. What it does not see is read and dropped."""
+
+    def __init__(self, stdio: Stdio, *, stdin: bool, stdout: bool, stderr: bool) -> None:
+        self._stdio = stdio
+        self._stdin = stdin
+        self._shown = {StreamId.STDOUT: stdout, StreamId.STDERR: stderr}
+
+    async def receive(self) -> tuple[StreamId, bytes]:
+        while True:
+            stream, data = await self._stdio.receive()
+            if self._shown.get(stream, False):
+                return stream, data
+
+    async def send(self, data: bytes) -> None:
+        if self._stdin:
+            await self._stdio.send(data)
+
+    async def send_eof(self) -> None:
+        await self._stdio.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stdio.aclose()
+
+
 async def pump(stdio: Stdio, raw: RawStream, *, tty: bool, detach_keys: bytes = b"") -> None:
     """Carry both directions until the output ends, the client leaves or detaches. Closes ``stdio``."""
     scanner = DetachScanner(detach_keys if tty else b"")
@@ -120,11 +145,11 @@ async def pump(stdio: Stdio, raw: RawStream, *, tty: bool, detach_keys: bytes = 
             group.start_soon(feed, group.cancel_scope)
             await _show(stdio, raw, tty=tty)
             group.cancel_scope.cancel()
-        if not gone:
-            await _let_go(raw)
     finally:
         with anyio.CancelScope(shield=True):
             await stdio.aclose()
+    if not gone:
+        await _let_go(raw)
 
 
 async def send_message(raw: RawStream, message: str, *, tty: bool) -> None:
@@ -155,10 +180,16 @@ async def _feed(stdio: Stdio, raw: RawStream, scanner: DetachScanner) -> None:
                 wanted = False  # the process closed its input: read on, to notice when the client leaves
         if scanner.detached:
             return
+    async with anyio.create_task_group() as group:
+        group.start_soon(_end_input, stdio)  # waits as long as the container has not been started
+        while not raw.is_gone():  # noqa: ASYNC110 (no event tells of it: see proa.api.channel)
+            await anyio.sleep(GONE_POLL_S)
+        group.cancel_scope.cancel()
+
+
+async def _end_input(stdio: Stdio) -> None:
     with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
         await stdio.send_eof()
-    while not raw.is_gone():  # noqa: ASYNC110 (no event tells of it: see proa.api.raw)
-        await anyio.sleep(GONE_POLL_S)
 
 
 async def _let_go(raw: RawStream) -> None:

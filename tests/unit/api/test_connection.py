@@ -124,6 +124,7 @@ async def test_keep_alive_and_common_headers(client: Client) -> None:
 
 async def test_head_has_no_body(client: Client) -> None:
     assert (await client.request("HEAD", "/plain")).status == 200
+    assert (await client.request("HEAD", "/nowhere")).status == 404  # nor do its errors
     assert (await client.request("GET", "/plain")).body == b"OK"
 
 

@@ -173,6 +173,14 @@ async def test_exec(client: Client, engine: FakeEngine) -> None:
     assert await client.to_end() == frame(1, b"listing")
 
 
+async def test_exec_shows_what_was_asked_for(client: Client, engine: FakeEngine) -> None:
+    await open_stream(client, f"/exec/{EXEC_ID}/start", body=b"{}")
+    engine.execs.stdio.say(b"hidden", StreamId.STDERR)  # only AttachStdout was given to its create
+    engine.execs.stdio.say(b"shown")
+    engine.execs.stdio.end()
+    assert await client.to_end() == frame(1, b"shown")
+
+
 async def test_exec_detached(client: Client) -> None:
     reply = await client.request("POST", f"/exec/{EXEC_ID}/start", b'{"Detach": true}')
     assert (reply.status, reply.body) == (200, b"")

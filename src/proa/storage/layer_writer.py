@@ -163,7 +163,9 @@ def _confine(*, max_image_bytes: int, memory_bytes: int, cpu_s: int) -> None:
     ):
         hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
+        # The soft limit of processor time ends in SIGXCPU, which says why; the hard one in SIGKILL.
+        spare = 1 if limit == resource.RLIMIT_CPU and value < hard % (1 << 64) else 0
+        resource.setrlimit(limit, (value, value + spare))
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     if os.geteuid() == 0:
         os.setgroups([])

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import lzma
+import sys
 import tarfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from proa.image.platform import host_platform
 from proa.model.errors import InvalidParameter
 from proa.model.ids import Digest
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 Json = dict[str, Any]  # Any: JSON documents
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -27,6 +33,7 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda data: gzip.compress(data, mtime=0),
     "xz": lzma.compress,
     "bzip2": bz2.compress,
+    "zstd": zstd.compress,
 }
 
 

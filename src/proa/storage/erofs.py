@@ -29,10 +29,10 @@ from proa.storage.tree import Node
 BLOCK_BITS = 12
 BLOCK = 1 << BLOCK_BITS
 SUPERBLOCK_OFFSET = 1024
-# volume_name[16] of the superblock carries the length of the tar stream as 16 hex digits: the Engine API
+# volume_name[16] of the superblock carries the length of the tar stream as 15 hex digits: the Engine API
 # reports it as the layer's size, and here it is made durable together with the layer.
 VOLUME_NAME_OFFSET = SUPERBLOCK_OFFSET + 64
-VOLUME_NAME_LENGTH = 16
+VOLUME_NAME_LENGTH = 15  # and a NUL, without which Linux 6.1 refuses the image
 MAGIC = 0xE0F5E1E2
 
 TAIL_MAX = 2048  # longer ends get a block: a tail twice this long would leave half of its block unused

@@ -122,6 +122,7 @@ class Creation:
                 mounts=mounts,
                 log_path=str(self._containers_dir / container_id / "log"),
             )
+            self._images.get(image.id)  # it may have been removed while volumes were filled
             self._registry.add(container)
             undo.pop_all()
         self._events.publish("container", "create", container_id, event_attributes(container))

@@ -60,19 +60,36 @@ class Lifecycle:
     # --- what users ask ---
 
     async def start(self, ref: str) -> None:
-        """Start a container that does not run. Raises NotModified when it does."""
+        """Start a container that does not run. Raises NotModified when it does.
+
+        A ``--rm`` container that cannot be started is removed: its client waits for that.
+        """
         unit = self._units[self._registry.get(ref).id]
-        async with unit.lock:
-            with self._units.checked(unit):
-                container = self._registry.get(unit.id)
-                if container.state is State.RUNNING:
-                    raise NotModified(f"container {container.id} is already running")
-                if container.state is State.PAUSED:
-                    raise WrongState("cannot start a paused container, try unpause instead")
-                check_transition(container, State.RUNNING)
-                self._cancel_backoff(unit)
-                container = replace(container, restart_count=0, stopped_by_user=False)
-                await self._launch(unit, container)
+        try:
+            async with unit.lock:
+                with self._units.checked(unit):
+                    await self._start(unit)
+        except (EngineError, OSError):
+            failed = self._registry.find(unit.id)
+            if failed is not None and failed.error and not failed.is_alive:
+                await self._remove_if_asked(unit)
+            raise
+
+    async def _start(self, unit: Unit) -> None:
+        container = self._registry.get(unit.id)
+        if container.state is State.RUNNING:
+            raise NotModified(f"container {container.id} is already running")
+        if container.state is State.PAUSED:
+            raise WrongState("cannot start a paused container, try unpause instead")
+        check_transition(container, State.RUNNING)
+        self._cancel_backoff(unit)
+        await self._launch(unit, replace(container, restart_count=0, stopped_by_user=False))
+
+    async def _remove_if_asked(self, unit: Unit) -> None:
+        container = self._registry.find(unit.id)
+        if container is not None and container.host_config.auto_remove and self.on_auto_remove is not None:
+            with anyio.CancelScope(shield=True):
+                await self.on_auto_remove(container)
 
     async def stop(self, ref: str, *, signal: str | None = None, timeout_s: int | None = None) -> None:
         """End a container: its stop signal, then SIGKILL after the time-out. -1 waits for ever.
@@ -235,8 +252,8 @@ class Lifecycle:
                 container, again = await self._handle_end(unit, task, status, error)
             if again:
                 await self._restart_later(unit, container)
-            elif container.host_config.auto_remove and not unit.held and self.on_auto_remove is not None:
-                await self.on_auto_remove(container)
+            elif not unit.held:
+                await self._remove_if_asked(unit)
         except Exception:  # service loop: one container's trouble must not end the daemon
             log.exception("watching container %s", unit.id)
 

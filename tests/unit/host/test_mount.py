@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from proa.host.mount import mount_table, option_path, parse_mount_line
@@ -31,5 +30,5 @@ def test_option_path_keeps_a_plain_path_and_names_a_difficult_one_by_descriptor(
         difficult.mkdir()
         with option_path(difficult) as text:
             assert text.startswith("/proc/self/fd/")
-            assert os.path.samefile(text, difficult)
+            assert Path(text).samefile(difficult)
         assert not Path(text).exists()

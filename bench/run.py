@@ -32,7 +32,7 @@ from proa.model.config import HostConfig
 from proa.wire import routes
 from proa.wire.containers import ContainerCreated, ContainerCreateRequest, ContainerWaited
 from proa.wire.execs import ExecCreateRequest, ExecInspect, ExecStartRequest
-from proa.wire.system import API_VERSION, Version
+from proa.wire.system import Version
 
 LABEL = "proa.bench"
 # Prints once it can be stopped, and ends at once when told to: as process 1 it must ask for the signal.
@@ -77,16 +77,9 @@ def open_peer(text: str) -> Peer:
     """Read NAME=URL[,isolation=vm] and ask the daemon for its version. Raises ClientError."""
     name, _, rest = text.partition("=")
     host, _, isolation = rest.partition(",isolation=")
-    with Client(host, prefix="") as client:
-        version = client.call(routes.VERSION, returns=Version)
-    api = min((version.api_version, API_VERSION), key=lambda text: [int(part) for part in text.split(".")])
-    return Peer(
-        name=name,
-        host=host,
-        isolation=isolation,
-        client=Client(host, prefix=f"/v{api}"),
-        version=version.version,
-    )
+    client = Client(host)
+    version = client.call(routes.VERSION, returns=Version).version
+    return Peer(name=name, host=host, isolation=isolation, client=client, version=version)
 
 
 # --- what is timed ---

@@ -21,16 +21,18 @@ import msgspec
 
 from proa.client.connection import Connection, Response
 from proa.client.errors import ApiError, ProtocolError
+from proa.wire import routes
+from proa.wire.codec import decode
 from proa.wire.errors import ErrorResponse
 from proa.wire.filters import format_filters
 from proa.wire.routes import Route
 from proa.wire.stdio import MULTIPLEXED, FrameReader
+from proa.wire.system import API_VERSION
 
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
-API_PREFIX = "/v1.51"
 
 T = TypeVar("T")
-Query = Mapping[str, str | int | bool | None | Sequence[str]]
+Query = Mapping[str, str | int | bool | Sequence[str] | None]
 
 
 def default_host() -> str:
@@ -63,7 +65,7 @@ class Hijacked:
 
     def send(self, data: bytes) -> None:
         """Send standard input. Raises OSError when nobody reads it any more."""
-        self.socket.sendall(data)
+        self.socket.sendall(data, socket.MSG_NOSIGNAL)
 
     def send_eof(self) -> None:
         """Say that no input follows. Idempotent."""
@@ -83,11 +85,14 @@ class Hijacked:
 
 
 class Client:
-    """Speaks to one daemon. Connections are kept and reused; a context manager closes them."""
+    """Speaks to one daemon. Connections are kept and reused; a context manager closes them.
 
-    def __init__(self, host: str | None = None, *, prefix: str = API_PREFIX) -> None:
+    :param version: of the API, "1.51"; None takes the newest that both sides know, asked once by a ping.
+    """
+
+    def __init__(self, host: str | None = None, *, version: str | None = None) -> None:
         self.host = host or default_host()
-        self._prefix = prefix
+        self._version = version
         self._idle: Connection | None = None
 
     def __enter__(self) -> Client:
@@ -125,10 +130,10 @@ class Client:
             raise
         self._give_back(connection)
         if returns is type(None):
-            return None  # type: ignore[return-value]  # T is None here
+            return returns()
         try:
-            return msgspec.json.decode(data, type=returns)
-        except msgspec.MsgspecError as error:
+            return decode(data, returns)
+        except ValueError as error:
             raise ProtocolError(f"{route.method} {route.path}: {error}") from error
 
     def do(self, route: Route, *, query: Query | None = None, body: object = None, **path: str) -> None:
@@ -152,9 +157,9 @@ class Client:
             for piece in response.iter_bytes():
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in filter(bytes.strip, lines):
-                    yield msgspec.json.decode(line, type=kind)
+                    yield decode(line, kind)
             if rest.strip():
-                yield msgspec.json.decode(rest, type=kind)
+                yield decode(rest, kind)
 
     def hijack(
         self, route: Route, *, query: Query | None = None, body: object = None, tty: bool, **path: str
@@ -192,14 +197,26 @@ class Client:
             content, sent["Content-Type"] = body, "application/x-tar"
         elif body is not None:
             content, sent["Content-Type"] = msgspec.json.encode(body), "application/json"
-        target = self._prefix + route.url(**path) + _query_string(query)
+        target = f"/v{self._negotiated(connection)}{route.url(**path)}{_query_string(query)}"
         response = connection.request(route.method, target, headers=sent, body=content)
         if response.status >= 400 or response.status == 304:
             raise ApiError(response.status, _error_message(response))
         return response
 
+    def _negotiated(self, connection: Connection) -> str:
+        """Return the API version to speak. Source: Engine API, SystemPingHead, Api-Version."""
+        if self._version is None:
+            response = connection.request(routes.PING_HEAD.method, routes.PING_HEAD.path, headers={})
+            response.read()
+            theirs = response.headers.get("api-version", API_VERSION)
+            self._version = min(theirs, API_VERSION, key=_version_key)
+        return self._version
+
     def _take(self) -> Connection:
         connection, self._idle = self._idle, None
+        if connection is not None and connection.is_stale:
+            connection.close()
+            connection = None
         return connection or Connection(self.host)
 
     def _give_back(self, connection: Connection) -> None:
@@ -207,6 +224,14 @@ class Client:
             self._idle = connection
         else:
             connection.close()
+
+
+def _version_key(version: str) -> tuple[int, ...]:
+    """Return what versions are ordered by. Raises ProtocolError."""
+    try:
+        return tuple(int(part) for part in version.split("."))
+    except ValueError as error:
+        raise ProtocolError(f"the daemon names {version!r} as its API version") from error
 
 
 def _query_string(query: Query | None) -> str:

@@ -9,6 +9,7 @@ Source: RFC 9112; Engine API, ContainerAttach, "Hijacking".
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
@@ -71,6 +72,11 @@ class Connection:
     def is_reusable(self) -> bool:
         """Whether another request can follow."""
         return self._h11.our_state is h11.IDLE and self._h11.their_state is h11.IDLE
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the daemon has closed its end while the connection lay idle."""
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def close(self) -> None:
         self._socket.close()
@@ -152,7 +158,8 @@ class Connection:
     def _send(self, event: h11.Event) -> None:
         data = self._h11.send(event)
         if data:
-            self._socket.sendall(data)
+            # The command line lets SIGPIPE end it; a daemon that answers early and closes must not.
+            self._socket.sendall(data, socket.MSG_NOSIGNAL)
 
 
 def _connect(host: str) -> socket.socket:

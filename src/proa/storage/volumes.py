@@ -2,12 +2,12 @@
 """Named and anonymous volumes of the driver ``local``: a directory each, and a row in the database.
 
 Owns ``data_root/volumes`` and the table ``volumes``. Who uses a volume, and whether it may go, is the
-engine's to know. The row is the truth: a volume's directory is made before its row and deleted after it, and
-a start removes directories without a row and makes those that are missing.
+engine's to know. A start makes the two agree, and never deletes content but that of a removal under way: a
+directory without a row gets one, so that data outlives a lost database.
 
-    volumes/<name>/_data     what containers see
-    volumes/<name>/copying   present while an image's content is copied in: the copy is not whole
-    volumes/.removed-*       being deleted
+    volumes/<name>/_data          what containers see
+    volumes/<name>/copying        present while an image's content is copied in: the copy is not whole
+    volumes/.removed-<name>~<hex> being deleted
 
 Source: Engine API, Volume; moby, volume/local and volume/service, for rules and texts.
 """
@@ -37,8 +37,9 @@ from proa.storage.layers import Layers
 
 DRIVER = "local"
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"  # set by Docker since 23.0; clients look for it
-NAME_MAX = 255  # bytes: it is a directory's name
+NAME_MAX = 200  # bytes: with a prefix and a suffix it is a directory's name
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_ANONYMOUS = re.compile(r"[0-9a-f]{64}")
 _REMOVED = ".removed-"
 _COPYING = "copying"
 _MIGRATIONS = (
@@ -112,13 +113,13 @@ class Volumes:
         :raises NoSuchVolume: there is none.
         """
         self.get(name)
-        aside = self._root / f"{_REMOVED}{secrets.token_hex(8)}"
+        aside = self._root / f"{_REMOVED}{name}~{secrets.token_hex(8)}"
+        with contextlib.suppress(FileNotFoundError):
+            (self._root / name).rename(aside)
         self._db.execute("DELETE FROM volumes WHERE name = ?", (name,))
         del self._volumes[name]
         self._copying.pop(name, None)
-        with contextlib.suppress(FileNotFoundError):
-            (self._root / name).rename(aside)
-            await anyio.to_thread.run_sync(_delete, aside)
+        await anyio.to_thread.run_sync(_delete, aside)
 
     async def usage_bytes(self, name: str) -> int:
         """Return what the volume's content occupies. Raises NoSuchVolume."""
@@ -173,16 +174,23 @@ class Volumes:
         )
         try:
             _make_directory(volume.mountpoint)
-            self._db.execute(
-                "INSERT INTO volumes (name, created_at_ns, anonymous, labels, options) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (name, volume.created_at_ns, anonymous, _json(labels), _json(options)),
-            )
+            self._insert(volume)
         except (OSError, sqlite3.Error) as error:
             shutil.rmtree(self._root / name, ignore_errors=True)
             raise Internal(f"create {name}: {error}") from error
-        self._volumes[name] = volume
         return volume
+
+    def _insert(self, volume: Volume) -> None:
+        self._db.execute(
+            "INSERT INTO volumes (name, created_at_ns, anonymous, labels, options) VALUES (?, ?, ?, ?, ?)",
+            (
+                volume.name,
+                volume.created_at_ns,
+                volume.anonymous,
+                *map(_json, (volume.labels, volume.options)),
+            ),
+        )
+        self._volumes[volume.name] = volume
 
     def _of_row(self, row: sqlite3.Row) -> Volume:
         return Volume(
@@ -195,9 +203,22 @@ class Volumes:
         )
 
     def _reconcile(self) -> None:
-        for directory in self._root.iterdir():
-            if directory.name not in self._volumes:
-                shutil.rmtree(directory, ignore_errors=True)
+        for directory in list(self._root.iterdir()):
+            if directory.name.startswith(_REMOVED):
+                name = directory.name.removeprefix(_REMOVED).partition("~")[0]
+                if not (self._root / name).exists():
+                    self._db.execute("DELETE FROM volumes WHERE name = ?", (name,))
+                    self._volumes.pop(name, None)
+                _delete(directory)
+            elif directory.name not in self._volumes and (directory / "_data").is_dir():
+                self._insert(
+                    Volume(
+                        name=directory.name,
+                        mountpoint=directory / "_data",
+                        created_at_ns=directory.stat().st_mtime_ns,
+                        anonymous=_ANONYMOUS.fullmatch(directory.name) is not None,
+                    )
+                )
         for volume in self._volumes.values():
             _make_directory(volume.mountpoint)
 
@@ -272,5 +293,5 @@ def _delete(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _json(value: dict[str, str]) -> str:
-    return msgspec.json.encode(value).decode()
+def _json(value: Mapping[str, str]) -> str:
+    return msgspec.json.encode(dict(value)).decode()

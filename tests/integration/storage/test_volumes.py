@@ -68,15 +68,18 @@ async def test_names_drivers_and_options_that_docker_refuses(store: Store) -> No
     assert [path.name for path in (store.base / "volumes").iterdir()] == ["data"]
 
 
-async def test_a_start_reconciles_rows_and_directories(store: Store, base: Path) -> None:
-    volume = create(store, "data")
-    shutil.rmtree(volume.mountpoint.parent)
-    (base / "volumes" / "halfmade" / "_data").mkdir(parents=True)
-    (base / "volumes" / ".removed-1").mkdir()
+async def test_a_start_makes_rows_and_directories_agree(store: Store, base: Path) -> None:
+    lost, removed, again = create(store, "lost"), create(store, "removed"), create(store, "again")
+    shutil.rmtree(lost.mountpoint.parent)
+    removed.mountpoint.parent.rename(base / "volumes" / ".removed-removed~1")  # killed before the row went
+    (base / "volumes" / ".removed-again~2" / "_data").mkdir(parents=True)  # made anew since
+    (base / "volumes" / "found" / "_data" / "content").mkdir(parents=True)  # the database is older
     with Database(base / "engine.db") as db:
-        again = Volumes(db, base / "volumes", layers=store.layers)
-        assert again.list() == [volume] and volume.mountpoint.is_dir()
-    assert [path.name for path in (base / "volumes").iterdir()] == ["data"]
+        volumes = Volumes(db, base / "volumes", layers=store.layers)
+        assert {volume.name for volume in volumes.list()} == {"lost", "again", "found"}
+        assert volumes.get("again") == again and lost.mountpoint.is_dir()
+        assert [path.name for path in volumes.get("found").mountpoint.iterdir()] == ["content"]
+    assert {path.name for path in (base / "volumes").iterdir()} == {"lost", "again", "found"}
 
 
 IMAGE = archive(

@@ -166,8 +166,8 @@ def test_logs_follow_until_the_end(daemon: Daemon, hull: str, name: str) -> None
 
 
 def test_published_port(daemon: Daemon, hull: str, name: str) -> None:
-    daemon.docker("run", "-d", "--name", name, "--isolation", hull, "-p", "127.0.0.1::80", "busybox", "sh", "-c",
-                  "mkdir /w; echo served >/w/index.html; httpd -f -p 80 -h /w")  # fmt: skip
+    daemon.docker("run", "-d", "--name", name, "--isolation", hull, "-p", "127.0.0.1::80", "busybox",
+                  "sh", "-c", "mkdir /w; echo served >/w/index.html; httpd -f -p 80 -h /w")  # fmt: skip
     address = daemon.docker("port", name, "80").out.strip()
     assert fetch(f"http://{address}/index.html") == "served\n"
 
@@ -244,8 +244,8 @@ def test_limits_are_in_force(daemon: Daemon, hull: str) -> None:
 
 
 def test_two_virtual_machines_are_no_twins(daemon: Daemon) -> None:
-    draw = ("busybox", "sh", "-c", "head -c 16 /dev/urandom | hexdump -e '16/1 \"%02x\"'; cat /etc/machine-id; "
-            "cat /proc/sys/kernel/random/boot_id; cat /sys/class/net/eth0/address")  # fmt: skip
+    draw = ("busybox", "sh", "-c",
+            "head -c 16 /dev/urandom | hexdump -e '16/1 \"%02x\"'; cat /etc/machine-id; cat /proc/sys/kernel/random/boot_id; cat /sys/class/net/eth0/address")  # fmt: skip
     first, second = (run(daemon, "vm", *draw) for _ in range(2))
     for mine, theirs in zip(first.split(), second.split(), strict=True):
         assert mine != theirs

@@ -18,7 +18,7 @@ START_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 120.0
 PROA = Path(sys.executable).with_name("proa")
 LIB = Path(sys.prefix) / "lib" / "proa"
-DOCKER = shutil.which("docker") or "docker"
+DOCKER = shutil.which("docker") or str(PROA.with_name("docker"))  # setup/docker-cli.sh puts it there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

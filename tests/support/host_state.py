@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def count_host_state(daemon_pid: int, *roots: Path) -> Mapping[str, int]:
-    """Return the counts of mounts, namespaces, interfaces, rules, cgroups, processes, open and temporary files.
+    """Return the counts of mounts, namespaces, interfaces, rules, cgroups, processes and files.
 
     :param roots: directories whose entries are counted, all the way down.
     """

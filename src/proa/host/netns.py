@@ -136,6 +136,8 @@ class NamespacePool:
                     try:
                         self._ready.append(await self._request(b"new"))
                     except OSError as error:
+                        if self._closed:
+                            return
                         # The next ``take`` asks again and reports.
                         _log.warning("cannot prepare network namespaces: %s", error)
                         break

@@ -58,6 +58,7 @@ IFLA_INFO_KIND = 1
 IFLA_INFO_DATA = 2
 IFLA_BR_FORWARD_DELAY = 1
 IFLA_BR_STP_STATE = 5
+IFLA_BRPORT_MODE = 4
 IFLA_BRPORT_ISOLATED = 33
 VETH_INFO_PEER = 1
 
@@ -161,11 +162,15 @@ def set_link(
     return Message(RTM_NEWLINK, 0, body, f"change link {index}")
 
 
-def isolate_port(index: int) -> Message:
-    """Keep a bridge port from reaching the other isolated ports of its bridge."""
+def set_port(index: int, *, isolated: bool, hairpin: bool) -> Message:
+    """Set how a bridge port forwards: never to another isolated port; back to where a frame came from."""
     body = _IFINFO.pack(socket.AF_BRIDGE, 0, index, 0, 0)
-    body += nested(IFLA_PROTINFO | NLA_F_NESTED, attribute(IFLA_BRPORT_ISOLATED, b"\x01"))
-    return Message(RTM_SETLINK, 0, body, f"isolate port {index}")
+    body += nested(
+        IFLA_PROTINFO | NLA_F_NESTED,
+        attribute(IFLA_BRPORT_MODE, bytes([hairpin])),
+        attribute(IFLA_BRPORT_ISOLATED, bytes([isolated])),
+    )
+    return Message(RTM_SETLINK, 0, body, f"set up bridge port {index}")
 
 
 def delete_link(index: int) -> Message:

@@ -33,9 +33,9 @@ from proa.host.rtnetlink import (
     create_veth,
     delete_link,
     fix_port_of_mac,
-    isolate_port,
     parse_mac,
     set_link,
+    set_port,
 )
 from proa.host.tap import create_tap
 from proa.model.errors import EngineError, Internal, InvalidParameter
@@ -43,7 +43,7 @@ from proa.model.ids import new_id, short
 from proa.model.network import Endpoint, EndpointRequest, Network, PublishedPort
 from proa.model.task import Interface, NetworkAttachment, NetworkKind
 from proa.network import ipam
-from proa.network.bridge import Bridges, alias_of
+from proa.network.bridge import Bridges, alias_of, is_bridge_filtered
 from proa.network.catalog import Catalog
 from proa.network.filter import Filter
 from proa.network.names import Resolvers
@@ -276,9 +276,11 @@ class Attacher:
             index = self._make_tap(place.interface, bridge, undo)
         else:
             index = self._make_veth(place.interface, bridge, namespace)
-        self.route.transact(fix_port_of_mac(index, place.interface.mac))
-        if is_off(network.options, OPTION_ICC):
-            self.route.transact(isolate_port(index))
+        messages = [fix_port_of_mac(index, place.interface.mac)]
+        isolated, hairpin = is_off(network.options, OPTION_ICC), is_bridge_filtered()
+        if isolated or hairpin:
+            messages.append(set_port(index, isolated=isolated, hairpin=hairpin))
+        self.route.transact(*messages)
 
     def _make_veth(self, interface: Interface, bridge: int, namespace: Namespace) -> int:
         pair = VethPair(

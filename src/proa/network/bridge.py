@@ -29,6 +29,7 @@ from proa.network.request import OPTION_BRIDGE_NAME
 
 STANDARD_EXEC_ROOT = Path("/run/proa")
 _SYSCTL = Path("/proc/sys/net/ipv4")
+_BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _SYSCTL6 = Path("/proc/sys/net/ipv6")
 
 _log = logging.getLogger(__name__)
@@ -154,6 +155,15 @@ def enable_forwarding() -> None:
             path.write_text("1")
     except OSError as error:
         _log.warning("cannot enable net.ipv4.ip_forward, networks will not reach outside: %s", error)
+
+
+def is_bridge_filtered() -> bool:
+    """Tell whether bridged frames pass the IP packet filter (br_netfilter). A published port is then translated
+    inside the bridge, and a container that connects to its own needs its port to send frames back."""
+    try:
+        return _BRIDGE_FILTER.read_text().strip() == "1"
+    except OSError:
+        return False
 
 
 def _nameservers(path: Path) -> list[str]:

@@ -73,12 +73,14 @@ def command_line(plan: ResolverPlan, *, user: str, group: str) -> list[str]:
         f"--user={user}",
         f"--group={group}",
         "--bind-interfaces",
+        # A peer's name asked for as IPv6 is answered here, with nothing, not somewhere else with an error.
+        "--domain-needed",
         f"--listen-address={plan.address}",
         "--cache-size=1000",
         *(f"--local=/{zone}/" for zone in reverse_zones(plan.subnet)),
     ]
     if plan.upstream is None:
-        return [*argv, "--no-resolv"]
+        return [*argv, "--no-resolv", "--local=/#/"]
     return [*argv, f"--resolv-file={plan.upstream}"]
 
 
@@ -102,6 +104,7 @@ class Resolvers:
         self._upstream = upstream
         self._tasks = tasks
         self._running: dict[str, _Watched] = {}
+        self._closed = False
 
     async def ensure(self, network: Network) -> bool:
         """Start the network's resolver unless it runs already. The bridge must have its address.
@@ -116,6 +119,9 @@ class Resolvers:
         process = await self._found_or_started(network, plan)
         if process is None:
             return False
+        if self._closed:
+            process.close()
+            return True
         watched = _Watched(process=process, scope=anyio.CancelScope())
         self._running[key] = watched
         self._tasks.start_soon(self._keep_up, network, watched, name=f"resolver of {network.name}")
@@ -157,7 +163,7 @@ class Resolvers:
         plan = self._plan(network)
         watched = self._running.pop(short(network.id), None)
         if watched is not None:
-            watched.close()
+            watched.scope.cancel()
         process = find_resolver(plan.directory)
         if process is not None:
             await _end(process)
@@ -178,8 +184,9 @@ class Resolvers:
 
     def close(self) -> None:
         """Stop watching; the resolvers go on. Idempotent."""
+        self._closed = True
         while self._running:
-            self._running.popitem()[1].close()
+            self._running.popitem()[1].scope.cancel()
 
     def _plan(self, network: Network) -> ResolverPlan:
         assert network.gateway is not None and network.subnet is not None
@@ -206,12 +213,11 @@ class Resolvers:
 
     async def _keep_up(self, network: Network, watched: _Watched) -> None:
         """Start the resolver again when it ends; ``stop`` and ``close`` cancel this."""
-        with watched.scope:
+        with watched.scope, contextlib.closing(watched.process):
             await watched.process.wait()
             _log.warning("the resolver of network %s has ended; starting it again", network.name)
             await anyio.sleep(RESTART_DELAY_S)
             if self._running.pop(short(network.id), None) is watched:
-                watched.process.close()
                 await self.ensure(network)
 
 
@@ -219,10 +225,6 @@ class Resolvers:
 class _Watched:
     process: Handle
     scope: anyio.CancelScope
-
-    def close(self) -> None:
-        self.scope.cancel()
-        self.process.close()
 
 
 def find_resolver(directory: Path) -> Handle | None:

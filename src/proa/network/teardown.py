@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remove everything on the host that belongs to the networks of one exec root, without its daemon.
+
+    python -m proa.network.teardown EXEC_ROOT
+
+For tests, for uninstalling, and for a host where a daemon will not come back. Containers that run lose their
+network. The database is not touched: a daemon that is started later makes its networks again.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+from proa.host.netns import unbind
+from proa.host.nftables import Nftables
+from proa.host.rtnetlink import RouteSocket
+from proa.network import rules
+from proa.network.bridge import Bridges, table_name
+from proa.network.names import find_resolver
+from proa.network.reaper import delete_devices
+
+_RESOLVER_GRACE_S = 2.0
+
+
+def teardown(exec_root: Path) -> None:
+    """Remove resolvers, namespaces, devices and rules. Idempotent.
+
+    :raises OSError: the kernel refuses, or privilege is missing.
+    """
+    for directory in _children(exec_root / "dns"):
+        _stop_resolver(directory)
+    for path in _children(exec_root / "netns"):
+        unbind(path)
+    route = RouteSocket()
+    try:
+        delete_devices([link.name for link in Bridges(route, exec_root).strangers(set())])
+    finally:
+        route.close()
+    nft = Nftables()
+    try:
+        nft.run(rules.delete_table(table_name(exec_root)))
+    finally:
+        nft.close()
+
+
+def _stop_resolver(directory: Path) -> None:
+    process = find_resolver(directory)
+    if process is None:
+        return
+    process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + _RESOLVER_GRACE_S
+    while not process.has_ended() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.close()
+
+
+def _children(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+if __name__ == "__main__":
+    teardown(Path(sys.argv[1]))

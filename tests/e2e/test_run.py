@@ -244,8 +244,11 @@ def test_limits_are_in_force(daemon: Daemon, hull: str) -> None:
 
 
 def test_two_virtual_machines_are_no_twins(daemon: Daemon) -> None:
-    draw = ("busybox", "sh", "-c",
-            "head -c 16 /dev/urandom | hexdump -e '16/1 \"%02x\"'; cat /etc/machine-id; cat /proc/sys/kernel/random/boot_id; cat /sys/class/net/eth0/address")  # fmt: skip
+    script = (
+        "head -c 16 /dev/urandom | hexdump -e '16/1 \"%02x\"'; cat /etc/machine-id; "
+        "cat /proc/sys/kernel/random/boot_id; cat /sys/class/net/eth0/address"
+    )
+    draw = ("busybox", "sh", "-c", script)
     first, second = (run(daemon, "vm", *draw) for _ in range(2))
     for mine, theirs in zip(first.split(), second.split(), strict=True):
         assert mine != theirs

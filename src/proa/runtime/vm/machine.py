@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of one QEMU machine: what it has, as values. ``cmdline`` turns it into words for QEMU.
+
+A template and its clones must have the same devices in the same order, or the saved state does not fit. So
+both are described by one ``Machine``; they differ in what stands behind the devices.
+
+    device            template                     clone
+    memory            file, shared (written)       the same file, private (copy on write)
+    disk "layers"     placeholder of 1 TiB         the image's EROFS layers, read-only
+    disk "writable"   placeholder of 1 TiB         the container's ext4 file
+    nic               a tap that QEMU makes        the tap that the network prepared
+    port proa.log     nothing                      the container's log file
+    port proa.exit    nothing                      the exit record
+    port proa.fs      nothing                      the socket of fs-server, when there are binds
+    begins with       kernel and initramfs         the saved state
+
+Source: docs/reference/agent-protocol.md, section 1; QEMU invocation, microvm machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1024 * 1024
+# What the guest's kernel, its page tables and the agent take of the memory before a workload gets any.
+OVERHEAD_BYTES = 64 * MIB
+SMALLEST_BYTES = 96 * MIB  # below, Debian's kernel runs out of memory while unpacking its initramfs
+PLACEHOLDER_BYTES = 1 << 40  # the capacity that clones' disks seem to have; none may be larger
+MAX_VCPUS = 64
+TB_CACHE_MIB = 32  # of translated code under TCG; the default (a quarter of host memory) is kept private
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What makes two machines interchangeable: a template exists once for each shape."""
+
+    memory_bytes: int
+    vcpus: int
+    nics: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """A machine that begins with a kernel."""
+
+    kernel: Path
+    initramfs: Path
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """A machine that goes on from a saved state, read from an inherited descriptor."""
+
+    state_fd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """What stands behind a disk.
+
+    :ivar path: a raw image, or a VMDK descriptor when ``is_vmdk``; None is the placeholder.
+    """
+
+    path: Path | None = None
+    is_vmdk: bool = False
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """What stands behind the virtio-serial ports and the console; descriptors are inherited by QEMU.
+
+    :ivar monitor_fd: listening unix socket of the QMP monitor.
+    :ivar control_fd: listening unix socket of the agent's control port.
+    :ivar fs_fd: connected unix socket to fs-server; None: nobody there.
+    :ivar console_fd: listening unix socket of the serial console.
+    """
+
+    monitor_fd: int
+    control_fd: int
+    console_fd: int
+    fs_fd: int | None = None
+    log: Path | None = None
+    exit_record: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Everything about one QEMU process.
+
+    :ivar name: shown by ps and QMP.
+    :ivar accelerator: "kvm" or "tcg".
+    :ivar taps: interface of the host for each NIC; in a template a pattern that the kernel numbers.
+    :ivar run_as: uid and gid that QEMU takes once everything is open; None: it stays what it is.
+    """
+
+    qemu: Path
+    name: str
+    accelerator: str
+    shape: Shape
+    memory_file: Path
+    begins: Boot | Incoming
+    ports: Ports
+    layers: Disk = Disk()
+    writable: Disk = Disk()
+    taps: Sequence[str] = ()
+    run_as: int | None = None
+
+
+def memory_for(limit_bytes: int, default_bytes: int) -> int:
+    """Return the memory of a machine whose workload may use ``limit_bytes`` (0: no limit).
+
+    The limit itself is held in the guest, by a cgroup, so that a container sees the same limit in both
+    hulls; the machine is larger by what the kernel takes. Sizes are powers of two and the steps half-way, so
+    that few templates serve many limits.
+    """
+    wanted = limit_bytes + OVERHEAD_BYTES if limit_bytes > 0 else default_bytes
+    size = SMALLEST_BYTES
+    while size < wanted:
+        # 96, 128, 192, 256, 384… MiB
+        size = size // 3 * 4 if (size & (size - 1)) else size // 2 * 3
+    return size
+
+
+def usable_bytes(memory_bytes: int) -> int:
+    """Return the largest memory limit that a running machine of this size can hold."""
+    return max(0, memory_bytes - OVERHEAD_BYTES)
+
+
+def vcpus_for(cpus: float, default: int, host_cpus: int) -> int:
+    """Return the number of vCPUs for a quota of ``cpus`` (0: none), at most what the host has."""
+    wanted = int(-(-cpus // 1)) if cpus > 0 else default
+    return max(1, min(wanted, host_cpus, MAX_VCPUS))

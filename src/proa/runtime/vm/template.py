@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store of memory templates: guests that have booted to an idle agent, saved once for each shape.
+
+    templates/<key>/mem        memory of the guest, mapped copy-on-write by every clone
+                    state      state of the devices (some tens of KB)
+                    meta.json  what it was made of; written last
+    templates/.making-…/       one being made; never used, removed by the next daemon
+
+``key`` is a digest of all that a clone depends on: kernel, initramfs, QEMU, processor, shape. A template is
+written to a directory of its own, synchronised, and renamed when complete, so one half made is never found.
+Several callers that need the same one wait for a single maker. What no longer fits (another kernel,
+another QEMU) is removed when the next template is made; running clones keep their memory file open.
+
+Source: DESIGN.md, section 4; QEMU docs/devel/migration.rst (x-ignore-shared).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from proa.model.errors import Internal, Unavailable
+from proa.runtime.vm import boot
+from proa.runtime.vm.boot import Booted, Guest
+from proa.runtime.vm.machine import Shape
+from proa.runtime.vm.monitor import IGNORE_SHARED, open_monitor
+from proa.runtime.vm.qemu import Qemu
+
+RECIPE = 1  # raised when devices or kernel arguments change: older templates no longer fit
+KEPT = 8  # templates of different shapes that stay; the least used goes first
+SETTLE_S = 0.3  # for what the guest's kernel does after its agent is ready (late initcalls, freed memory)
+SAVE_TIMEOUT_S = 30.0  # a few MB at most are written
+_MAKING = ".making-"
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """Content of meta.json."""
+
+    ingredients: str
+    memory_bytes: int
+    vcpus: int
+    nics: int
+    state_sha256: str
+    kernel_release: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """A complete template."""
+
+    memory_file: Path
+    state_file: Path
+
+
+class Templates:
+    """The store in ``root``.
+
+    :param guest: what is booted; fixed for the life of the store.
+    """
+
+    def __init__(self, root: Path, guest: Guest, qemu_version: str) -> None:
+        self._root = root
+        self._guest = guest
+        self._qemu_version = qemu_version
+        self._making: dict[Shape, anyio.Lock] = {}
+        self._checked: dict[Shape, Template] = {}
+        self._ingredients = ""
+        self._ingredients_of: tuple[object, ...] = ()
+
+    async def ensure(self, shape: Shape) -> Template:
+        """Return the template of a shape, made now when there is none. Seconds the first time.
+
+        :raises Unavailable: the guest does not boot.
+        """
+        ingredients = await self._get_ingredients()
+        found = self._find(shape, ingredients)
+        if found is not None:
+            return found
+        async with self._making.setdefault(shape, anyio.Lock()):
+            return self._find(shape, ingredients) or await self._make(shape, ingredients)
+
+    async def remove_unfinished(self) -> None:
+        """Remove what a daemon that was killed had begun, its QEMU included. Once, before the first use."""
+        for directory in self._root.glob(f"{_MAKING}*"):
+            with contextlib.suppress(OSError, ValueError):
+                pid, start_time = map(int, (directory / "pid").read_text().split())
+                process = Qemu.find(pid, start_time)
+                if process is not None:
+                    await process.end()
+                    process.close()
+            shutil.rmtree(directory, ignore_errors=True)
+
+    # --- finding ---
+
+    def _find(self, shape: Shape, ingredients: str) -> Template | None:
+        directory = self._root / key_of(ingredients, shape)
+        known = self._checked.get(shape)
+        if known is not None and known.memory_file.parent == directory and known.memory_file.exists():
+            return known
+        template = Template(memory_file=directory / "mem", state_file=directory / "state")
+        if not _is_whole(template, shape, ingredients):
+            return None
+        self._checked[shape] = template
+        os.utime(directory)  # its last use, for ``_prune``
+        return template
+
+    async def _get_ingredients(self) -> str:
+        """Return the digest of everything but the shape; read again only when a file has changed."""
+        files = (self._guest.kernel, self._guest.initramfs, self._guest.qemu)
+        try:
+            stats = [path.stat() for path in files]
+        except OSError as error:
+            raise Unavailable(f"virtual machines cannot be started: {error}; run make setup") from error
+        present = tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in stats)
+        if present != self._ingredients_of:
+            digest = await anyio.to_thread.run_sync(_digest_files, files[:2])
+            parts = (str(RECIPE), digest, self._qemu_version, self._guest.accelerator, _processor())
+            self._ingredients = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+            self._ingredients_of = present
+        return self._ingredients
+
+    # --- making ---
+
+    async def _make(self, shape: Shape, ingredients: str) -> Template:
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = self._root / f"{_MAKING}{secrets.token_hex(6)}"
+        directory.mkdir(mode=0o700)
+        try:
+            async with boot.open_booted(self._guest, shape, directory) as booted:
+                await anyio.sleep(SETTLE_S)
+                await save_state(booted, directory / "state")
+            for name in ("control", "monitor", "console", "pid", "qemu.log"):
+                (directory / name).unlink(missing_ok=True)
+            meta = Meta(
+                ingredients=ingredients,
+                memory_bytes=shape.memory_bytes,
+                vcpus=shape.vcpus,
+                nics=shape.nics,
+                state_sha256=hashlib.sha256((directory / "state").read_bytes()).hexdigest(),
+                kernel_release=booted.kernel_release,
+            )
+            (directory / "meta.json").write_bytes(msgspec.json.encode(meta))
+            await anyio.to_thread.run_sync(_synchronise, directory)
+            final = self._root / key_of(ingredients, shape)
+            shutil.rmtree(final, ignore_errors=True)  # damaged, or it would have been found
+            directory.rename(final)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+        self._prune(ingredients)
+        template = self._find(shape, ingredients)
+        if template is None:
+            raise Internal(f"the memory template in {final} cannot be read back")
+        return template
+
+    def _prune(self, ingredients: str) -> None:
+        """Remove templates that fit no more, and the least used beyond KEPT."""
+        fitting: list[Path] = []
+        for directory in self._root.iterdir():
+            if directory.name.startswith(_MAKING):
+                continue
+            meta = _read_meta(directory)
+            if meta is not None and meta.ingredients == ingredients:
+                fitting.append(directory)
+            else:
+                shutil.rmtree(directory, ignore_errors=True)
+        fitting.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        for directory in fitting[KEPT:]:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+async def save_state(booted: Booted, path: Path) -> None:
+    """Write the state of the devices to ``path``; the machine stands still from then on.
+
+    Saved running: a clone then goes on by itself, without a word over the monitor.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        async with open_monitor(booted.monitor) as monitor:
+            await monitor.greet_and_execute(IGNORE_SHARED)
+            await monitor.execute("getfd", {"fdname": "state"}, fd=fd)
+            await monitor.execute("migrate", {"uri": "fd:state"})
+            with anyio.move_on_after(SAVE_TIMEOUT_S):
+                while True:
+                    answer = await monitor.execute("query-migrate")
+                    if answer["status"] == "completed":
+                        return
+                    if answer["status"] in ("failed", "cancelled"):
+                        raise Internal(f"QEMU could not save the template: {answer.get('error-desc', '')}")
+                    await anyio.sleep(0.005)
+            raise Unavailable(f"QEMU did not save the template within {SAVE_TIMEOUT_S:g} s")
+    finally:
+        os.close(fd)
+
+
+def key_of(ingredients: str, shape: Shape) -> str:
+    """Return the directory name of a template: readable shape, then a digest of everything."""
+    text = f"{ingredients} {shape.memory_bytes} {shape.vcpus} {shape.nics}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{shape.memory_bytes >> 20}m-{shape.vcpus}c-{shape.nics}n-{digest}"
+
+
+def _is_whole(template: Template, shape: Shape, ingredients: str) -> bool:
+    meta = _read_meta(template.memory_file.parent)
+    try:
+        return (
+            meta is not None
+            and meta.ingredients == ingredients
+            and template.memory_file.stat().st_size == shape.memory_bytes
+            and hashlib.sha256(template.state_file.read_bytes()).hexdigest() == meta.state_sha256
+        )
+    except OSError:
+        return False
+
+
+def _read_meta(directory: Path) -> Meta | None:
+    try:
+        return msgspec.json.decode((directory / "meta.json").read_bytes(), type=Meta)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _digest_files(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _processor() -> str:
+    """What the guest has seen of the host's processor: model and features."""
+    kept = ("model name", "flags", "Features")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return "\n".join(sorted({line for line in lines if line.partition("\t")[0].rstrip(" :") in kept}))
+
+
+def _synchronise(directory: Path) -> None:
+    """After a crash of the host a template is whole or not there."""
+    for path in (*directory.iterdir(), directory, directory.parent):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

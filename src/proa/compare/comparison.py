@@ -17,7 +17,7 @@ from pathlib import Path
 
 from proa.client.client import Client
 from proa.client.errors import ApiError, ClientError
-from proa.compare import isolation, recommendation, support
+from proa.compare import footprint, isolation, performance, recommendation, startup, support
 from proa.compare.command import OwnCommand
 from proa.compare.figures import Report, Row
 from proa.compare.footprint import Footprint
@@ -31,6 +31,17 @@ from proa.wire.images import ImageInspect
 from proa.wire.networks import Network
 from proa.wire.system import Info
 
+# In the order in which people argue about them.
+TOPICS = (
+    startup.TOPIC,
+    performance.TOPIC,
+    isolation.ISOLATION,
+    footprint.DISK,
+    footprint.MEMORY,
+    support.OS_SUPPORT,
+    isolation.SECURITY,
+    support.PORTABILITY,
+)
 BRIDGE = "bridge"
 WEIGHINGS = 3  # idle instances that are weighed; their memory hardly varies
 
@@ -138,7 +149,7 @@ class _Comparison:
             for hull in HULLS:
                 with self._step(f"memory, {hull.value}"):
                     self._footprint.weigh(hull)
-        return [
+        rows = [
             *self._startup.rows(),
             *self._performance.rows(),
             *self._command.rows(),
@@ -146,14 +157,17 @@ class _Comparison:
             *isolation.rows(looks, host),
             *support.rows(looks, self.info, self._image.architecture),
         ]
+        return sorted(rows, key=lambda row: TOPICS.index(row.topic))
 
     def _round(self, number: int, working: list[Hull]) -> None:
         title = f"round {number + 1} of {self._options.rounds}"
-        with self._step(f"{title}, host"):
-            self._performance.on_host()
-        with self._step(f"{title}, your command on the host"):
-            self._command.on_host()
-        for hull in interleave(HULLS, number):
+        for hull in interleave((None, *HULLS), number):
+            if hull is None:
+                with self._step(f"{title}, speed, host"):
+                    self._performance.on_host()
+                with self._step(f"{title}, your command, host"):
+                    self._command.on_host()
+                continue
             # A hull that does not start is asked once, for its reason.
             dead = hull not in working and number > 0
             for what, measure in (

@@ -14,8 +14,9 @@ from proa.compare.isolation import SECURITY
 from proa.compare.probing import Prober
 from proa.compare.processes import behind, proportional_bytes, read_processes, status_field
 
-TOPIC = "footprint"
+DISK = "size on disk"
 MEMORY = "memory per instance"
+IDLE = "idle, on the host"
 MIB = 2**20
 
 
@@ -78,10 +79,10 @@ class Footprint:
         nothing = Fact(text="nothing", method="by design")
         face = {hull: self._face(hull) for hull in HULLS}
         pairs: list[tuple[str, str, Cell, Cell]] = [
-            (TOPIC, MEMORY, memory[Hull.CONTAINER], memory[Hull.VM]),
-            (TOPIC, "image on disk", image, image),
-            (TOPIC, "instance on disk", own[Hull.CONTAINER], own[Hull.VM]),
-            (TOPIC, "shared by all instances", nothing, self._shared()),
+            (MEMORY, IDLE, memory[Hull.CONTAINER], memory[Hull.VM]),
+            (DISK, "image", image, image),
+            (DISK, "instance", own[Hull.CONTAINER], own[Hull.VM]),
+            (DISK, "shared by all instances", nothing, self._shared()),
             (SECURITY, "what faces the host", face[Hull.CONTAINER], face[Hull.VM]),
         ]
         return [

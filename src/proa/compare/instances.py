@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from proa.client.client import Client, Hijacked
 from proa.client.errors import ApiError, ClientError
@@ -23,6 +24,8 @@ from proa.wire.containers import (
     ContainerWaited,
 )
 from proa.wire.stdio import STDERR
+
+T = TypeVar("T")
 
 LABEL = "proa.compare"
 STDERR_KEPT = 2000  # bytes of what a failing command said
@@ -135,8 +138,8 @@ def idling(client: Client, order: Order) -> Iterator[ContainerInspect]:
         )
 
 
-def interleave(hulls: Sequence[Hull], round_number: int) -> Sequence[Hull]:
-    """Return the hulls in this round's order: each goes first equally often, so neither warms the host
-    for the other."""
-    shift = round_number % len(hulls)
-    return [*hulls[shift:], *hulls[:shift]]
+def interleave(places: Sequence[T], round_number: int) -> Sequence[T]:
+    """Return the places in this round's order: each goes first equally often, so that none warms the host
+    for another."""
+    shift = round_number % len(places)
+    return [*places[shift:], *places[:shift]]

@@ -141,9 +141,16 @@ class Prober:
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as server:
             try:
                 line = server.stdout.readline() if server.stdout else b""
-                try:
-                    yield msgspec.json.decode(line, type=dict[str, str])["serving"]
-                except (msgspec.MsgspecError, KeyError) as error:
-                    raise RunFailed(f"cannot listen on {address}: {line.decode(errors='replace')}") from error
+                yield _serving(line, address)
             finally:
                 server.terminate()
+
+
+def _serving(line: bytes, address: str) -> str:
+    try:
+        answer = msgspec.json.decode(line, type=dict[str, str])
+    except msgspec.MsgspecError:
+        answer = {"error": "the probe's server said nothing that can be read"}
+    if "serving" not in answer:
+        raise RunFailed(f"cannot listen on {address}: {answer.get('error', 'no reason given')}")
+    return answer["serving"]

@@ -30,7 +30,7 @@ def advise(rows: Sequence[Row], *, accelerator: str) -> Advice:
     :param accelerator: kvm, tcg, or "" when not known.
     """
     start = _pair(rows, startup.TOPIC, startup.WARM)
-    memory = _pair(rows, footprint.TOPIC, footprint.MEMORY)
+    memory = _pair(rows, footprint.MEMORY, footprint.IDLE)
     kernel = find_row(rows, isolation.ISOLATION, isolation.KERNEL)
     if start is not None and (lone := _only_one_works(start)) is not None:
         return lone

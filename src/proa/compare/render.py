@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A report as a table for people: figures with unit and spread, then how each was got, then the advice."""
+"""A report as a table for people, then why figures are missing, how each was got, and the advice."""
 
 from __future__ import annotations
 
@@ -12,44 +12,52 @@ from rich.table import Table
 
 from proa.compare.figures import Cell, Fact, Missing, Report, Row
 
-FULL_WIDTH = 110  # narrower terminals still get a readable table; wider ones are not filled
-REASON_LENGTH = 60  # of why a figure is missing; the whole of it stands in the notes
+FULL_WIDTH = 120  # narrower terminals still get a readable table; wider ones are not filled
+
+
+class Footnotes:
+    """Numbers the reasons for missing figures, each once: one cause often empties a whole column."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def mark(self, reason: str) -> str:
+        """Return the mark of a reason."""
+        reason = " ".join(reason.split()) or "no reason known"
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return f"({self.reasons.index(reason) + 1})"
 
 
 def show(report: Report, console: Console) -> None:
     """Print a report."""
-    table = Table(
-        title=f"{escape(report.image)} in both hulls, {report.rounds} rounds",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        width=min(console.width, FULL_WIDTH),
-        pad_edge=False,
-    )
-    table.add_column("", ratio=3)
-    for title in ("container", "vm", "bare host"):
-        table.add_column(title, ratio=4)
-    topic = ""
+    footnotes = Footnotes()
+    console.print(_table(report, footnotes, min(console.width, FULL_WIDTH)))
+    for number_of, reason in enumerate(footnotes.reasons, start=1):
+        _say(console, f"({number_of}) not measured: {reason}")
+    console.print()
+    _say(console, "How it was measured; figures are median (lowest to highest)", style="bold")
     for row in report.rows:
-        if row.topic != topic:
-            topic = row.topic
-            table.add_row(f"[bold]{escape(topic)}[/]")
-        table.add_row(
-            f"  {escape(row.name)}",
-            *(escape(text) for text in (cell_text(row.container), cell_text(row.vm))),
-            escape("" if row.host is None else cell_text(row.host)),
-        )
-    console.print(table)
-    _show_notes(report.rows, console)
-    _show_advice(report, console)
+        if methods := _methods(row):
+            _say(console, f"  {row.topic}, {row.name}: {methods}", style="dim")
+    console.print()
+    for name, value in report.conditions:
+        _say(console, f"{name}: {value}")
+    _say(console, f"measured {report.date} in {report.seconds:.0f} s")
+    console.print()
+    _say(console, f"Recommendation: {report.advice.hull}", style="bold")
+    for reason in report.advice.reasons:
+        _say(console, f"  because {reason}")
+    for reason in report.advice.otherwise:
+        _say(console, f"  but {reason}")
 
 
-def cell_text(cell: Cell) -> str:
+def cell_text(cell: Cell, footnotes: Footnotes) -> str:
     """Return a cell in a few words: median, unit, extremes, and the share of the host."""
     if isinstance(cell, Fact):
         return cell.text
     if isinstance(cell, Missing):
-        reason = cell.reason.strip().splitlines()[0] if cell.reason.strip() else "no reason known"
-        return f"— {reason if len(reason) <= REASON_LENGTH else reason[: REASON_LENGTH - 1] + '…'}"
+        return f"— {footnotes.mark(cell.reason)}"
     spread = cell.spread
     text = f"{number(spread.median)} {cell.unit}"
     if spread.count > 1:
@@ -76,36 +84,43 @@ def times(ratio: float) -> str:
     return f"{ratio:.0%} of" if ratio < 2 else f"{number(ratio)} times"
 
 
-def _show_notes(rows: Sequence[Row], console: Console) -> None:
-    """Print how each figure was got, and in full why one is missing."""
-    console.print("How it was measured; figures are median (lowest to highest)", style="bold")
-    for row in rows:
-        parts: list[str] = []
-        for title, cell in (("container", row.container), ("vm", row.vm), ("host", row.host)):
-            if cell is None:
-                continue
-            text = f"not measured: {cell.reason}" if isinstance(cell, Missing) else cell.method
-            same = next((i for i, part in enumerate(parts) if part.split(": ", 1)[1] == text), None)
-            if same is None:
-                parts.append(f"{title}: {text}")
-            else:
-                titles, rest = parts[same].split(": ", 1)
-                parts[same] = f"{titles}, {title}: {rest}"
-        if len(parts) == 1:
-            parts = [parts[0].split(": ", 1)[1]]
-        console.print(
-            f"  {row.topic}, {row.name}: " + "; ".join(parts), style="dim", markup=False, highlight=False
-        )
+def _table(report: Report, footnotes: Footnotes, width: int) -> Table:
+    table = Table(
+        title=escape(f"{report.image} in both hulls, {report.rounds} rounds"),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        width=width,
+        pad_edge=False,
+    )
+    table.add_column("", ratio=3)
+    for title in ("container", "vm", "bare host"):
+        table.add_column(title, ratio=4)
+    topic = ""
+    for row in report.rows:
+        if row.topic != topic:
+            topic = row.topic
+            table.add_row(f"[bold]{escape(topic)}[/]")
+        cells = (row.container, row.vm, row.host)
+        texts = ["" if cell is None else cell_text(cell, footnotes) for cell in cells]
+        table.add_row(f"  {escape(row.name)}", *map(escape, texts))
+    return table
 
 
-def _show_advice(report: Report, console: Console) -> None:
-    console.print()
-    for name, value in report.conditions:
-        console.print(f"{name}: {value}", markup=False, highlight=False)
-    console.print(f"measured {report.date} in {report.seconds:.0f} s", markup=False, highlight=False)
-    console.print()
-    console.print(f"Recommendation: {report.advice.hull}", style="bold", markup=False)
-    for reason in report.advice.reasons:
-        console.print(f"  because {reason}", markup=False, highlight=False)
-    for reason in report.advice.otherwise:
-        console.print(f"  but {reason}", markup=False, highlight=False)
+def _methods(row: Row) -> str:
+    """Return how the row's figures were got, each method once with those that share it."""
+    shared: dict[str, list[str]] = {}
+    places: Sequence[tuple[str, Cell | None]] = (
+        ("container", row.container),
+        ("vm", row.vm),
+        ("host", row.host),
+    )
+    for title, cell in places:
+        if cell is not None and not isinstance(cell, Missing):
+            shared.setdefault(cell.method, []).append(title)
+    if len(shared) == 1:
+        return next(iter(shared))
+    return "; ".join(f"{', '.join(titles)}: {method}" for method, titles in shared.items())
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False)

@@ -82,7 +82,10 @@ class Startup:
             for hull in HULLS
         }
         boots = measured(
-            self._boots, "ms", f"{_METHOD}; booted without a template", reason=self._boot_failure
+            self._boots,
+            "ms",
+            f"{_METHOD}; booted without a template",
+            reason=self._boot_failure or self._failures.get(vm, ""),
         )
         return [
             Row(topic=TOPIC, name="first start", container=cold[container], vm=cold[vm], better=Better.LOWER),

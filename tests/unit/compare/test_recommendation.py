@@ -33,8 +33,8 @@ def table(
             vm=measured([cpu[1]], "hashes/s", "m", base=host),
         ),
         Row(
-            topic=footprint.TOPIC,
-            name=footprint.MEMORY,
+            topic=footprint.MEMORY,
+            name=footprint.IDLE,
             container=measured([memory[0]], "MiB", "m"),
             vm=measured([memory[1]], "MiB", "m"),
         ),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from proa.compare.document import to_json
 from proa.compare.figures import Advice, Better, Fact, Missing, Report, Row, measured
-from proa.compare.render import cell_text, number, show, times
+from proa.compare.render import Footnotes, cell_text, number, show, times
 
 HOST = measured([100.0, 110.0, 90.0], "MB/s", "16 MiB")
 REPORT = Report(
@@ -68,7 +68,8 @@ def test_the_table_says_all_of_it(width: int) -> None:
     for part in (
         "busybox [odd] in both hulls, 3 rounds",
         "performance, disk write",
-        "vm: not measured: it broke badly",
+        "(1) not measured: it broke badly",
+        "isolation, kernel: uname",
         "Recommendation: container",
         "because it is quick",
         "but take the VM [else]",
@@ -77,10 +78,17 @@ def test_the_table_says_all_of_it(width: int) -> None:
 
 
 def test_cells_are_short() -> None:
-    assert cell_text(HOST) == "100 MB/s (90 to 110)"
-    assert cell_text(measured([20.0], "ns", "m", base=measured([10.0], "ns", "m"))) == "20 ns, 2 times host"
-    assert cell_text(Missing(reason="x" * 100)) == "— " + "x" * 59 + "…"
-    assert cell_text(Missing(reason="")) == "— no reason known"
+    notes = Footnotes()
+    assert cell_text(HOST, notes) == "100 MB/s (90 to 110)"
+    twice = measured([20.0], "ns", "m", base=measured([10.0], "ns", "m"))
+    assert cell_text(twice, notes) == "20 ns, 2 times host"
+
+
+def test_each_reason_is_given_once() -> None:
+    notes = Footnotes()
+    cells = [Missing(reason=reason) for reason in ("no KVM", "no disk\n", "no KVM", "")]
+    assert [cell_text(cell, notes) for cell in cells] == ["— (1)", "— (2)", "— (1)", "— (3)"]
+    assert notes.reasons == ["no KVM", "no disk", "no reason known"]
 
 
 def test_numbers_keep_three_digits() -> None:

@@ -10,9 +10,10 @@ lib=$venv/lib/proa
 
 [ "$(id -u)" = 0 ] || { echo "setup needs root: it installs Debian packages" >&2; exit 1; }
 
-# docker-cli is a client for the tests only; the engine itself is not installed.
+# All that the components below need is named here too, so that apt runs once.
 setup/apt.sh python3-venv crun runc conmon tini golang-github-containers-common \
-    qemu-system-x86 e2fsprogs dnsmasq-base nftables iproute2 procps busybox-static
+    qemu-system-x86 e2fsprogs dnsmasq-base nftables iproute2 procps busybox-static \
+    gcc make libc6-dev musl-tools linux-libc-dev libfuse3-dev pkg-config kmod cpio xz-utils
 
 setup/venv.sh "$venv"
 mkdir -p "$lib"

@@ -11,7 +11,16 @@ done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 export DEBIAN_FRONTEND=noninteractive
-# A package such as dnsmasq or docker.io would start its own service; proa starts what it needs itself.
-install() { apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "${missing[@]}"; }
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+install() {
+    apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "${missing[@]}" >"$log" 2>&1
+}
 echo "installing ${missing[*]}"
-install >/dev/null 2>&1 || { apt-get -q update >/dev/null && install; }
+install && exit 0
+# The usual reason on a new machine: it has no package lists yet, or old ones.
+apt-get -q update >/dev/null 2>&1 || true
+install && exit 0
+echo "apt-get install ${missing[*]} failed:" >&2
+tail -n 20 "$log" >&2
+exit 1

@@ -12,4 +12,6 @@ wanted=$(sha256sum pyproject.toml setup/venv.sh | sha256sum)
 [ -x "$venv/bin/pip" ] || { echo "making $venv"; python3 -m venv "$venv"; }
 echo "installing proa and its Python packages into $venv"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[dev]'
+# The command is started anew for every call: it must not compile its modules each time.
+"$venv/bin/python" -m compileall -q src
 echo "$wanted" >"$stamp"

@@ -24,6 +24,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -128,13 +129,31 @@ static void offer_console(void)
 
 /* --- what main and exec have in common --- */
 
+/* The terminal as the container's own /dev/pts names it: through the agent's mount of it ttyname(3) would fail.
+ * The container may have put anything there, so it is taken only if it is the very device. */
+static int reopen_terminal(int terminal)
+{
+    char path[64];
+    struct stat wanted, found;
+    if (fstat(terminal, &wanted) < 0)
+        return terminal;
+    snprintf(path, sizeof path, "/dev/pts/%u", minor(wanted.st_rdev));
+    int place = open(path, O_PATH | O_CLOEXEC);
+    if (place < 0 || fstat(place, &found) < 0 || !S_ISCHR(found.st_mode) || found.st_rdev != wanted.st_rdev)
+        return terminal;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", place);
+    int fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    return fd >= 0 ? fd : terminal;
+}
+
 static void take_streams(const struct start *start)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int terminal = start->tty ? reopen_terminal(start->ends->fds[0]) : -1;
     if (setsid() < 0 && errno != EPERM)
         fail_errno("setsid");
     for (int i = 0; i < 3; i++) {
-        int from = start->tty ? start->ends->fds[0] : start->ends->fds[i] >= 0 ? start->ends->fds[i] : null;
+        int from = start->tty ? terminal : start->ends->fds[i] >= 0 ? start->ends->fds[i] : null;
         if (dup2(from, i) < 0)
             fail_errno("standard streams");
     }

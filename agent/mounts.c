@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define MAX_LINKS 20u
 #define MAX_FILES_SIZE "mode=755,size=16m"
 
 /* --- paths inside the root --- */
@@ -33,55 +34,90 @@ int open_inside(const char *path, uint64_t flags, uint64_t mode)
     return (int)syscall(SYS_openat2, root, path, &how, sizeof how);
 }
 
+static int open_parent(char *path, const char **name)
+{
+    char *slash = strrchr(path, '/');
+    *name = slash + 1;
+    *slash = 0;
+    int parent = open_inside(slash == path ? "/" : path, O_PATH | O_DIRECTORY, 0);
+    *slash = '/';
+    if (parent < 0)
+        fail_errno("mount target %s", path);
+    return parent;
+}
+
+/* Where a symbolic link leads to whose target is missing, as a path inside the root; NULL if it is no link. */
+static char *follow_link(int parent, const char *name, const char *path)
+{
+    char target[1024], *joined = NULL;
+    ssize_t size = readlinkat(parent, name, target, sizeof target - 1);
+    if (size <= 0)
+        return NULL;
+    target[size] = 0;
+    int length = (int)(strrchr(path, '/') - path);
+    if (asprintf(&joined, "%.*s/%s", target[0] == '/' ? 0 : length, path, target) < 0)
+        return NULL;
+    return joined;
+}
+
+static int ensure_path(const char *path, bool directory, unsigned links);
+
 /* Make each directory of the path that is missing. The path is cut and mended in place. */
-static void ensure_parents(char *path)
+static void ensure_parents(char *path, unsigned links)
 {
     for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         *slash = 0;
-        int fd = open_inside(path, O_PATH | O_DIRECTORY, 0);
-        if (fd < 0 && errno == ENOENT)
-            fd = ensure_inside(path, true);
+        close(ensure_path(path, true, links));
         *slash = '/';
-        if (fd < 0)
-            fail_errno("mkdir %s", path);
-        close(fd);
     }
 }
 
-int ensure_inside(const char *path, bool directory)
+/* Make the last part of the path, whose parents are there. */
+static void make_inside(char *path, bool directory, unsigned links)
+{
+    const char *name;
+    int parent = open_parent(path, &name);
+    int fd = directory ? mkdirat(parent, name, 0755)
+                       : openat(parent, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644);
+    if (fd < 0 && errno == EEXIST && links > 0) {
+        char *target = follow_link(parent, name, path);
+        if (target)
+            fd = ensure_path(target, directory, links - 1);
+        free(target);
+    }
+    if (fd < 0)
+        fail_errno("%s %s", directory ? "mkdir" : "create", path);
+    if (fd > 0) /* mkdirat gives 0, and descriptor 0 is never ours */
+        close(fd);
+    close(parent);
+}
+
+static int ensure_path(const char *path, bool directory, unsigned links)
 {
     uint64_t kind = directory ? O_DIRECTORY : 0;
     int fd = open_inside(path, O_PATH | kind, 0);
     if (fd >= 0)
         return fd;
-    if (errno == ENOTDIR)
+    if (errno != ENOENT)
         fail_errno("mount target %s", path);
     char *copy = strdup(path);
     if (!copy || path[0] != '/')
         fail(128, "mount target %s is not an absolute path", path);
-    size_t length = strlen(copy);
-    while (length > 1 && copy[length - 1] == '/')
-        copy[--length] = 0;
-    ensure_parents(copy);
-    if (directory) {
-        char *slash = strrchr(copy, '/');
-        const char *name = slash + 1;
-        *slash = 0;
-        int parent = open_inside(slash == copy ? "/" : copy, O_PATH | O_DIRECTORY, 0);
-        if (parent < 0 || (mkdirat(parent, name, 0755) < 0 && errno != EEXIST))
-            fail_errno("mkdir %s", path);
-        close(parent);
-    } else {
-        fd = open_inside(copy, O_CREAT | O_WRONLY | O_NOCTTY | O_NONBLOCK, 0644);
-        if (fd < 0)
-            fail_errno("create %s", path);
-        close(fd);
-    }
-    free(copy);
-    fd = open_inside(path, O_PATH | kind, 0);
+    for (size_t length = strlen(copy); length > 1 && copy[length - 1] == '/'; length--)
+        copy[length - 1] = 0;
+    ensure_parents(copy, links);
+    fd = open_inside(path, O_PATH | kind, 0); /* "a/.." is there once "a" is */
     if (fd < 0)
+        make_inside(copy, directory, links);
+    free(copy);
+    if (fd < 0 && (fd = open_inside(path, O_PATH | kind, 0)) < 0)
         fail_errno("mount target %s", path);
     return fd;
+}
+
+int ensure_inside(const char *path, bool directory)
+{
+    return ensure_path(path, directory, MAX_LINKS);
 }
 
 void mount_on(int target, const char *source, const char *type, unsigned long flags, const char *data)

@@ -59,9 +59,9 @@ async def _remove_containers(config: Config) -> None:
 def unmount_below(directory: Path) -> None:
     """Unmount everything mounted below a directory, the last mounted first."""
     for mount in reversed(mount_table()):
-        if mount.target.is_relative_to(directory):
+        if mount.mount_point.is_relative_to(directory):
             try:
-                unmount(mount.target, Unmount.DETACH | Unmount.NOFOLLOW)
+                unmount(mount.mount_point, Unmount.DETACH | Unmount.NOFOLLOW)
             except OSError as error:
                 log.warning("%s", error)
 

@@ -85,7 +85,7 @@ def test_an_unknown_image_is_refused_at_once(daemon: Daemon) -> None:
 
 
 def test_the_benchmark_drives_both_hulls(daemon: Daemon) -> None:
-    argv = [sys.executable, BENCH, "--peer", f"container={daemon.host}", "--rounds", "1"]
+    argv: list[str | Path] = [sys.executable, BENCH, "--peer", f"container={daemon.host}", "--rounds", "1"]
     argv += ["--peer", f"vm={daemon.host},isolation=vm"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's processes behind one instance, and what they weigh.
 
-Behind a container stand its processes and conmon; behind a VM QEMU, the file server of its mounts and what
-else names the container on its command line. Shared pages count by the share each process has in them (PSS),
+Behind a container stand its processes and conmon; behind a VM QEMU and the file server of its mounts. They are
+known by the container's id: in their command line, in their control group, or (the file server, which inherits
+its socket) among their open files. Shared pages count by the share each process has in them (PSS),
 so the sum over several clones of one template is what they take together.
 
 Source: proc_pid_smaps(5), smaps_rollup; proc_pid_stat(5).
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+FILE_SERVER = "fs-server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,7 @@ class HostProcess:
     pid: int
     parent: int
     name: str
-    command: str
+    traces: str  # where the id of the container it works for may stand
 
 
 def read_processes(proc: Path = PROC) -> dict[int, HostProcess]:
@@ -33,19 +35,22 @@ def read_processes(proc: Path = PROC) -> dict[int, HostProcess]:
             continue
         try:
             stat = (directory / "stat").read_text()
-            command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            traces = (directory / "cmdline").read_text(errors="replace")
+            traces += (directory / "cgroup").read_text(errors="replace")
         except OSError:
             continue
         # The name is in parentheses and may contain anything, parentheses too.
         name, rest = stat[stat.index("(") + 1 :].rsplit(")", 1)
+        if name == FILE_SERVER:
+            traces += _open_files(directory / "fd")
         pid = int(directory.name)
-        found[pid] = HostProcess(pid=pid, parent=int(rest.split()[1]), name=name, command=command)
+        found[pid] = HostProcess(pid=pid, parent=int(rest.split()[1]), name=name, traces=traces)
     return found
 
 
 def behind(container: str, pid: int, processes: Mapping[int, HostProcess]) -> list[HostProcess]:
     """Return what runs for a container: its first process, those that name it, and their children."""
-    chosen = {number for number, process in processes.items() if container in process.command}
+    chosen = {number for number, process in processes.items() if container in process.traces}
     if pid in processes:
         chosen.add(pid)
     growing = True
@@ -54,6 +59,13 @@ def behind(container: str, pid: int, processes: Mapping[int, HostProcess]) -> li
         growing = not children <= chosen
         chosen |= children
     return [processes[number] for number in sorted(chosen)]
+
+
+def _open_files(directory: Path) -> str:
+    try:
+        return "\n".join(str(entry.readlink()) for entry in directory.iterdir())
+    except OSError:
+        return ""  # it has ended, or is another user's
 
 
 def proportional_bytes(pid: int, proc: Path = PROC) -> int:

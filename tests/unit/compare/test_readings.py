@@ -93,7 +93,7 @@ def test_a_hull_that_could_not_be_looked_into_says_why() -> None:
 
 def test_the_processes_behind_a_container() -> None:
     def process(pid: int, parent: int, command: str) -> tuple[int, HostProcess]:
-        return pid, HostProcess(pid=pid, parent=parent, name=f"p{pid}", command=command)
+        return pid, HostProcess(pid=pid, parent=parent, name=f"p{pid}", traces=command)
 
     processes = dict(
         [

@@ -22,7 +22,7 @@ from proa.runtime.vm import messages, protocol, qemu
 from proa.runtime.vm.channel import AgentError, Channel
 from proa.runtime.vm.machine import Boot, Machine, Ports, Shape
 from proa.runtime.vm.protocol import Frame, FrameType
-from proa.runtime.vm.qemu import Console, Qemu
+from proa.runtime.vm.qemu import Console, HostProcess
 
 BOOT_TIMEOUT_S = (
     120.0  # 3 s here under emulation; a host that is busy with much else may take many times that
@@ -47,7 +47,7 @@ class Guest:
 class Booted:
     """A machine whose agent has answered."""
 
-    process: Qemu
+    process: HostProcess
     monitor: Path
     kernel_release: str
 
@@ -72,7 +72,7 @@ async def open_booted(
     """
     arguments = kernel_arguments(guest.accelerator, await measure_tsc_khz())
     console = Console()
-    process: Qemu | None = None
+    process: HostProcess | None = None
     try:
 
         def plan(ports: Ports) -> Machine:
@@ -102,7 +102,7 @@ async def open_booted(
         console.close()
 
 
-async def _greet(process: Qemu, home: Path, timeout_s: float) -> str:
+async def _greet(process: HostProcess, home: Path, timeout_s: float) -> str:
     """Wait for the agent's greeting, or the end of QEMU; return the release of the guest's kernel."""
     release = ""
     try:

@@ -59,8 +59,9 @@ def _base(machine: Machine) -> Iterator[str]:
 
 
 def _confinement(machine: Machine) -> Iterator[str]:
-    # To take another uid QEMU itself needs setuid; "children" then forbids it by no_new_privs.
-    elevate = "deny" if machine.run_as is None else "children"
+    # To take another uid QEMU needs setuid once; afterwards, without capabilities and without execve, the
+    # call gives it nothing.
+    elevate = "deny" if machine.run_as is None else "allow"
     sandbox = option("on", obsolete="deny", elevateprivileges=elevate, spawn="deny", resourcecontrol="deny")
     yield from ("-sandbox", sandbox)
     if machine.run_as is not None:

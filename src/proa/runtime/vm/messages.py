@@ -228,8 +228,8 @@ def records(fields: Fields) -> list[ProcessRecord]:
     return found
 
 
-def stats(fields: Fields, *, vcpus: int) -> TaskStats:
-    """The answer to STATS."""
+def stats(fields: Fields, *, vcpus: int, now_ns: int) -> TaskStats:
+    """The answer to STATS. The time of reading is the host's, whatever the guest thinks."""
     memory = {
         each.text(Key.NAME): each.number(Key.COUNT) for each in fields.groups(Key.MEMORY_STAT)[:_MAX_NAMED]
     }
@@ -239,7 +239,7 @@ def stats(fields: Fields, *, vcpus: int) -> TaskStats:
         if _NAME.fullmatch(each.text(Key.NAME))
     }
     return TaskStats(
-        read_at_ns=fields.number(Key.READ_AT_NS),
+        read_at_ns=now_ns,
         cpu_total_ns=fields.number(Key.CPU_TOTAL_NS),
         cpu_user_ns=fields.number(Key.CPU_USER_NS),
         cpu_kernel_ns=fields.number(Key.CPU_KERNEL_NS),

@@ -43,9 +43,7 @@ class GuestProcess:
     :ivar status: how it ended, None before.
     """
 
-    def __init__(
-        self, channel: Channel | None, number: int, *, tty: bool, open_stdin: bool, stdin_once: bool
-    ) -> None:
+    def __init__(self, number: int, *, tty: bool, open_stdin: bool, stdin_once: bool) -> None:
         self.number = number
         self.pid = 0
         self.tty = tty
@@ -54,7 +52,7 @@ class GuestProcess:
         self.stdin_once = stdin_once
         self.stdin_credit = 0
         self.input_changed = anyio.Event()  # replaced each time credit or the state of stdin changes
-        self._channel = channel
+        self._channel: Channel | None = None
         self._ended = anyio.Event()
         self._is_started = False
         self._is_attached = False
@@ -66,19 +64,36 @@ class GuestProcess:
 
     # --- beginning ---
 
-    def credit_at_start(self) -> int | None:
-        """What START or EXEC shall say of the attachment; None when no client is there."""
-        return WINDOW_BYTES if self._clients else None
+    def link_up(self, channel: Channel) -> None:
+        """From now on this is how the agent is reached."""
+        self._channel = channel
 
-    def begun(self, pid: int, *, attached: bool) -> None:
-        """It runs, and was started with ``credit_at_start`` when ``attached``."""
+    def prepare_start(self) -> int | None:
+        """Return what START or EXEC shall say of the attachment; None when no client is there.
+
+        Output may come before the answer, so it counts from now on.
+        """
+        if not self._clients:
+            return None
+        self._note_attached()
+        return WINDOW_BYTES
+
+    async def begun(self, pid: int) -> None:
+        """The agent has started it."""
         self.pid = pid
         self._is_started = True
         if self.takes_input:
             self.stdin_credit += FIRST_STDIN_CREDIT
             self._wake_input()
-        if attached:
-            self._note_attached()
+        await self.settle_attachment()  # clients may have come or gone meanwhile
+
+    def not_begun(self) -> None:
+        """The agent could not start it; it may be tried again."""
+        self._is_attached = False
+
+    def found_unknown(self) -> None:
+        """It runs in a guest that stands still and cannot be asked."""
+        self._is_started = True
 
     def found(self, record: messages.ProcessRecord) -> None:
         """It runs, or has ended, as a new link was told."""
@@ -177,6 +192,11 @@ class GuestProcess:
     @property
     def is_started(self) -> bool:
         return self._is_started
+
+    @property
+    def is_over(self) -> bool:
+        """It has ended and nothing of its output is to come."""
+        return self.status is not None and (not self._open_streams or not self._is_attached)
 
     # --- what the agent says ---
 

@@ -34,23 +34,28 @@ _FIRST_UID = 0x7000_0000
 _UIDS = 0x0FFF_0000
 
 
-class Qemu:
+class HostProcess:
     """A running QEMU (or fs-server): our child, or a process left by an earlier daemon.
 
     :ivar start_time: clock ticks from boot; tells the process from a later one of the same number.
     """
 
-    def __init__(self, process: Spawned | watch.Handle, start_time: int) -> None:
+    def __init__(self, process: Spawned | watch.Handle | None, *, pid: int, start_time: int) -> None:
         self._process = process
-        self.pid = process.pid
+        self.pid = pid
         self.start_time = start_time
 
     @classmethod
-    def of_child(cls, child: Spawned) -> Qemu:
-        return cls(child, watch.get_start_time(child.pid) or 0)
+    def of_child(cls, child: Spawned) -> HostProcess:
+        return cls(child, pid=child.pid, start_time=watch.get_start_time(child.pid) or 0)
 
     @classmethod
-    def find(cls, pid: int, start_time: int) -> Qemu | None:
+    def ended(cls, pid: int) -> HostProcess:
+        """One that is known to be gone."""
+        return cls(None, pid=pid, start_time=0)
+
+    @classmethod
+    def find(cls, pid: int, start_time: int) -> HostProcess | None:
         """Take up a process that an earlier daemon started; None when it has ended."""
         handle = watch.open_process(pid, start_time=start_time)
         if handle is None:
@@ -58,15 +63,17 @@ class Qemu:
         if handle.has_ended():
             handle.close()
             return None
-        return cls(handle, start_time)
+        return cls(handle, pid=pid, start_time=start_time)
 
     async def wait(self) -> None:
         """Wait for its end; a child is reaped. Any number of callers, any number of times."""
-        await self._process.wait()
+        if self._process is not None:
+            await self._process.wait()
 
     def kill(self) -> None:
         """SIGKILL. Does nothing when it has ended."""
-        self._process.send_signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
 
     async def end(self) -> None:
         """Kill it and wait until it is gone."""
@@ -120,7 +127,7 @@ def launch(
     pass_fds: Collection[int] = (),
     log: Path | None = None,
     exit_record: Path | None = None,
-) -> Qemu:
+) -> HostProcess:
     """Start QEMU with its sockets ``monitor``, ``control``, ``console`` and its ``qemu.log`` in ``home``.
 
     :param plan: makes the machine, given what stands behind its ports.
@@ -152,7 +159,7 @@ def launch(
             pass_fds=inherited,
             start_new_session=True,
         )
-    return Qemu.of_child(child)
+    return HostProcess.of_child(child)
 
 
 def listen(path: Path) -> socket.socket:

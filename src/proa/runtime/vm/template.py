@@ -34,7 +34,7 @@ from proa.runtime.vm import boot
 from proa.runtime.vm.boot import Booted, Guest
 from proa.runtime.vm.machine import Shape
 from proa.runtime.vm.monitor import IGNORE_SHARED, open_monitor
-from proa.runtime.vm.qemu import Qemu
+from proa.runtime.vm.qemu import HostProcess
 
 RECIPE = 1  # raised when devices or kernel arguments change: older templates no longer fit
 KEPT = 8  # templates of different shapes that stay; the least used goes first
@@ -94,7 +94,7 @@ class Templates:
         for directory in self._root.glob(f"{_MAKING}*"):
             with contextlib.suppress(OSError, ValueError):
                 pid, start_time = map(int, (directory / "pid").read_text().split())
-                process = Qemu.find(pid, start_time)
+                process = HostProcess.find(pid, start_time)
                 if process is not None:
                     await process.end()
                     process.close()

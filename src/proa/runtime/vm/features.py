@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the VM hull honours and what it refuses, with the reason a user reads.
+
+An option is refused when it speaks of something that a guest does not share with the host (namespaces,
+devices, the host's kernel). All else is honoured: in the guest by the agent, or around QEMU by a cgroup.
+
+Source: Engine API 1.51, HostConfig.
+"""
+
+from __future__ import annotations
+
+from proa.model.errors import FeatureMissing
+from proa.model.task import MountKind, NetworkKind, RootfsKind, TaskSpec
+from proa.runtime.seam import Features
+
+NAME = "vm"
+MIN_MEMORY_BYTES = 6 * 1024 * 1024  # Docker's own: the guest gets what its kernel needs on top
+
+_OWN_KERNEL = "a virtual machine has a kernel of its own, whose namespaces the host does not share"
+_HOST_DEVICE = "devices of the host are not passed into a virtual machine"
+_HOST_DISK = "the guest's disks are files, not the host's block devices"
+
+REFUSED: dict[str, str] = {
+    "HostConfig.PidMode": _OWN_KERNEL,
+    "HostConfig.IpcMode": _OWN_KERNEL,
+    "HostConfig.UTSMode": _OWN_KERNEL,
+    "HostConfig.UsernsMode": _OWN_KERNEL,
+    "HostConfig.CgroupnsMode": "cgroups of the host do not exist inside a virtual machine",
+    "HostConfig.Devices": _HOST_DEVICE,
+    "HostConfig.DeviceCgroupRules": _HOST_DEVICE,
+    "HostConfig.DeviceRequests": _HOST_DEVICE,
+    "HostConfig.BlkioWeightDevice": _HOST_DISK,
+    "HostConfig.BlkioDeviceReadBps": _HOST_DISK,
+    "HostConfig.BlkioDeviceWriteBps": _HOST_DISK,
+    "HostConfig.BlkioDeviceReadIOps": _HOST_DISK,
+    "HostConfig.BlkioDeviceWriteIOps": _HOST_DISK,
+    "HostConfig.CpuRealtimePeriod": "QEMU's threads are not real-time tasks",
+    "HostConfig.CpuRealtimeRuntime": "QEMU's threads are not real-time tasks",
+    "HostConfig.OomKillDisable": "a guest whose memory is used up must be able to end processes",
+    "HostConfig.MemorySwappiness": "a virtual machine has no swap",
+}
+
+FEATURES = Features(
+    rootfs=RootfsKind.BLOCK,
+    network=NetworkKind.TAP,
+    refused=REFUSED,
+    network_modes=frozenset({"bridge", "none"}),
+    min_memory_bytes=MIN_MEMORY_BYTES,
+)
+
+_SHARED_PROPAGATION = ("shared", "rshared", "slave", "rslave")
+
+
+def check(spec: TaskSpec) -> None:
+    """Raise FeatureMissing for what is not a field of HostConfig but a value in one."""
+    for mount in spec.mounts:
+        if mount.kind is MountKind.BIND:
+            for option in mount.options:
+                if option in _SHARED_PROPAGATION:
+                    raise FeatureMissing(
+                        NAME, f"bind propagation {option}", "mounts do not propagate between two kernels"
+                    )
+    if spec.security.seccomp not in ("", "unconfined"):
+        raise FeatureMissing(
+            NAME, "a seccomp profile", "the guest's kernel, not a filter, keeps the workload from the host"
+        )
+    if spec.security.devices or spec.security.device_cgroup_rules:
+        raise FeatureMissing(NAME, "HostConfig.Devices", _HOST_DEVICE)
+    spaces = spec.namespaces
+    if any((spaces.pid, spaces.ipc, spaces.uts, spaces.cgroup)):
+        raise FeatureMissing(NAME, "sharing of namespaces", _OWN_KERNEL)
+    if spec.network.host or spec.network.namespace is not None:
+        raise FeatureMissing(NAME, "the network of the host", "it has a network stack of its own")

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VM hull's ``Runtime``: makes clones, finds those of an earlier daemon, cleans up after the dead.
+
+Source: proa.runtime.seam.Runtime.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from proa.model.errors import EngineError, Unavailable
+from proa.model.ids import ContainerId
+from proa.model.task import TaskSpec
+from proa.runtime.seam import Features, Task
+from proa.runtime.vm import features, limits
+from proa.runtime.vm.accel import Accelerator, guest_of
+from proa.runtime.vm.clone import Clone, Tools, make_clone
+from proa.runtime.vm.guest import Guest
+from proa.runtime.vm.home import Home, Pid, Record
+from proa.runtime.vm.machine import Shape, memory_for, vcpus_for
+from proa.runtime.vm.qemu import Console, HostProcess
+from proa.runtime.vm.task import FIND_TIMEOUT_S, VmTask
+from proa.runtime.vm.template import Templates
+
+_FIND_TIMEOUT_S = 2 * FIND_TIMEOUT_S  # two questions to the guest
+
+
+class VmRuntime:
+    """Containers as QEMU machines.
+
+    :param lib: where the guest kernel, the initramfs and fs-server are installed.
+    :param templates: directory of the memory templates.
+    :param exec_root: a directory for each VM is made here; keep it short (unix sockets).
+    :param tasks: owns the supervision of every VM.
+    :param kernel: another guest kernel than the one in ``lib``; it must fit the modules in the initramfs.
+    """
+
+    def __init__(
+        self,
+        *,
+        lib: Path,
+        templates: Path,
+        exec_root: Path,
+        tasks: TaskGroup,
+        kernel: Path | None,
+        default_memory_bytes: int,
+        default_vcpus: int,
+        accelerator: Accelerator,
+    ) -> None:
+        self._tools = Tools(qemu=accelerator.qemu, fs_server=lib / "fs-server", accelerator=accelerator.name)
+        guest = guest_of(lib, kernel, qemu=accelerator.qemu, accelerator=accelerator.name)
+        self._templates = Templates(templates, guest, accelerator.qemu_version)
+        self._exec_root = exec_root
+        self._tasks = tasks
+        self._default_memory_bytes = default_memory_bytes
+        self._default_vcpus = default_vcpus
+
+    @property
+    def name(self) -> str:
+        return features.NAME
+
+    @property
+    def features(self) -> Features:
+        return features.FEATURES
+
+    async def prepare(self, *, memory_limit_bytes: int = 0, cpus: float = 0, nics: int = 1) -> None:
+        """Make the template that such a container needs, so that its start need not. Raises Unavailable."""
+        await self._templates.ensure(self._shape(memory_limit_bytes, cpus, nics))
+
+    async def create(self, spec: TaskSpec) -> Task:
+        features.check(spec)
+        self._check_taps(spec)
+        shape = self._shape(spec.resources.memory_bytes, spec.resources.cpus, len(spec.network.interfaces))
+        template = await self._templates.ensure(shape)
+        home = Home(self._exec_root, spec.id)
+        async with AsyncExitStack() as undo:
+            home.create()
+            undo.callback(home.remove)
+            clone = await make_clone(spec, shape, template, self._tools, home, undo)
+            undo.pop_all()
+        return self._supervised(VmTask(spec.id, clone, home, spec))
+
+    async def find(self, container_id: ContainerId) -> Task | None:
+        home = Home(self._exec_root, container_id)
+        record = home.read()
+        if record is None:
+            return None
+        process = _find_process(record.qemu)
+        if process is None:
+            ended = _clone_of(home, record, HostProcess.ended(record.qemu.pid))
+            ended.guest.main.link_down()
+            return self._supervised(VmTask(container_id, ended, home, None))
+        clone = _clone_of(home, record, process)
+        task = VmTask(container_id, clone, home, None)
+        try:
+            await clone.console.connect(home.path)
+            with anyio.fail_after(_FIND_TIMEOUT_S):
+                has_begun = await task.take_up()
+        except (EngineError, TimeoutError):
+            has_begun = True  # it runs but does not answer: it can still be waited for, and killed
+        if not has_begun:
+            await task.delete()
+            return None
+        return self._supervised(task)
+
+    async def forget(self, container_id: ContainerId) -> None:
+        home = Home(self._exec_root, container_id)
+        record = home.read()
+        with anyio.CancelScope(shield=True):
+            if record is not None:
+                for pid in (record.qemu, record.fs_server):
+                    process = _find_process(pid)
+                    if process is not None:
+                        await process.end()
+                        process.close()
+                await limits.remove(record.cgroup)
+            home.remove()
+
+    # --- machinery ---
+
+    def _shape(self, memory_limit_bytes: int, cpus: float, nics: int) -> Shape:
+        return Shape(
+            memory_bytes=memory_for(memory_limit_bytes, self._default_memory_bytes),
+            vcpus=vcpus_for(cpus, self._default_vcpus, os.cpu_count() or 1),
+            nics=nics,
+        )
+
+    def _supervised(self, task: VmTask) -> VmTask:
+        self._tasks.start_soon(task.supervise, name=f"vm {task.id[:12]}")
+        return task
+
+    def _check_taps(self, spec: TaskSpec) -> None:
+        """QEMU would make a tap that is not there, without a network behind it."""
+        for interface in spec.network.interfaces:
+            if not Path("/sys/class/net", interface.device).exists():
+                raise Unavailable(f"the network device {interface.device} of the virtual machine is missing")
+
+
+def _find_process(recorded: Pid | None) -> HostProcess | None:
+    return HostProcess.find(recorded.pid, recorded.start_time) if recorded is not None else None
+
+
+def _clone_of(home: Home, record: Record, process: HostProcess) -> Clone:
+    guest = Guest(home.control, tty=record.tty, open_stdin=record.open_stdin, stdin_once=record.stdin_once)
+    return Clone(
+        record=record,
+        process=process,
+        fs_server=_find_process(record.fs_server),
+        guest=guest,
+        console=Console(),
+    )

@@ -38,7 +38,7 @@ class RefusedRoutes:
         router.add(routes.PLUGIN_LIST, self.plugins)
         router.add_prefix("/plugins", self.plugin)
         router.add(routes.IMAGE_BUILD, refuse("proa cannot build images yet"))
-        router.add(routes.BUILD_PRUNE, refuse("proa has no build cache yet"))
+        router.add(routes.BUILD_PRUNE, self.prune_builds)
         router.add(routes.SESSION, refuse("proa cannot build images yet"))
         router.add(routes.IMAGE_COMMIT, refuse("proa cannot commit containers yet"))
         router.add(routes.IMAGE_SEARCH, refuse("proa cannot search registries yet"))
@@ -48,6 +48,10 @@ class RefusedRoutes:
 
     async def swarm(self, request: Request) -> Response:
         raise Unavailable(_NO_SWARM)
+
+    async def prune_builds(self, request: Request) -> Response:
+        """There is no build cache, and so nothing to free: ``docker system prune`` asks for it too."""
+        return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
 
     async def plugins(self, request: Request) -> Response:
         return json_response([])

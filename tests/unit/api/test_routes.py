@@ -258,6 +258,7 @@ async def test_prunes(client: Client) -> None:
     assert (await ask(client, "POST", "/containers/prune"))["SpaceReclaimed"] == 12
     assert (await ask(client, "POST", "/images/prune"))["ImagesDeleted"] == [{"Deleted": IMAGE_ID}]
     assert (await ask(client, "POST", "/volumes/prune"))["VolumesDeleted"] == ["data"]
+    assert (await ask(client, "POST", "/build/prune"))["SpaceReclaimed"] == 0
     assert (await ask(client, "POST", "/networks/prune"))["NetworksDeleted"] == ["old"]
 
 

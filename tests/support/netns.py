@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host of its own for tests of networks: namespaces entered by the test's thread, never by the daemon's code.
+"""A host of its own for tests of networks: namespaces entered by test threads, never by the daemon's code.
 
 ``private_host`` puts the calling thread into a fresh network namespace with a wide area network behind it, so
 that bridges, routes and rules of a test never touch the machine's. ``inside`` runs a function in another

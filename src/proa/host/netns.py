@@ -123,9 +123,12 @@ class NamespacePool:
         """Drop the pool and end the program. Idempotent."""
         self._closed = True
         self._scope.cancel()
+        with anyio.CancelScope(shield=True):
+            # Not while somebody waits for an answer, which comes within a millisecond.
+            async with self._lock:
+                await self._stop_server()
         while self._ready:
             self._ready.popleft().close()
-        await self._stop_server()
 
     async def _fill(self) -> None:
         with self._scope:

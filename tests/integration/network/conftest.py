@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -23,10 +23,6 @@ from proa.network.attach import Attached
 from proa.network.networks import Networks, NetworkSettings
 from proa.network.teardown import teardown
 from tests.support.netns import private_host
-
-collect_ignore: list[str] = []
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @pytest.fixture
@@ -120,6 +116,3 @@ async def eventually(condition: Callable[[], bool], *, timeout_s: float = 5.0) -
     with anyio.fail_after(timeout_s):
         while not condition():
             await anyio.sleep(0.01)
-
-
-__all__ = ["Awaitable", "Joined", "Opener", "eventually", "join"]

@@ -283,6 +283,9 @@ class FakeExecs:
             raise NoSuchExec(exec_id)
         return self.one
 
+    def check_startable(self, exec_id: str) -> Exec:
+        return self.get(exec_id)
+
     def ids_of(self, container_id: ContainerId) -> Sequence[ExecId]:
         return [self.one.id]
 

@@ -6,14 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import anyio
-
 from proa.api.request import Request
 from proa.api.response import Response, json_response
 from proa.api.router import Router
 from proa.api.streams import ChosenStdio, hijack_type, parse_detach_keys, pump, send_message, terminal_size
 from proa.engine.execs import Exec, ExecRequest
-from proa.model.errors import InvalidParameter, StartFailed
+from proa.model.errors import EngineError, InvalidParameter
 from proa.model.ids import ExecId
 from proa.runtime.seam import Stdio
 from proa.wire import execs as wire
@@ -24,6 +22,7 @@ class Backend(Protocol):
     """What these routes need of the engine."""
 
     def get(self, exec_id: str) -> Exec: ...
+    def check_startable(self, exec_id: str) -> Exec: ...
     async def create(self, ref: str, request: ExecRequest) -> ExecId: ...
     async def start(
         self, exec_id: str, *, detach: bool, tty: bool | None, console_size: tuple[int, int] | None
@@ -63,30 +62,26 @@ class ExecRoutes:
         return json_response(wire.ExecCreated(id=exec_id), 201)
 
     async def start(self, request: Request) -> Response | None:
-        """Start it and take over the connection; with Detach answer at once.
+        """Take over the connection and start it; with Detach start it and answer.
 
-        A program that cannot be executed is told on the stream, where the docker command looks for it.
+        The head goes out before the start, as dockerd does it: docker-py loses output that arrives in one
+        piece with the head. A failed start is told on the stream, where the docker command looks for it.
         """
         body = await request.json(wire.ExecStartRequest) or wire.ExecStartRequest()
-        one = self._backend.get(request.params["id"])
+        one = self._backend.check_startable(request.params["id"])
         keys = parse_detach_keys(one.request.detach_keys)
         size = console_size(body.console_size)
-        content_type = hijack_type(request, tty=body.tty)
+        if body.detach:
+            await self._backend.start(one.id, detach=True, tty=body.tty, console_size=size)
+            return Response()
+        raw = await request.hijack(hijack_type(request, tty=body.tty))
         try:
-            stdio = await self._backend.start(one.id, detach=body.detach, tty=body.tty, console_size=size)
-        except StartFailed as error:
-            if body.detach:
-                raise
-            await send_message(await request.hijack(content_type), error.message, tty=body.tty)
+            stdio = await self._backend.start(one.id, detach=False, tty=body.tty, console_size=size)
+        except EngineError as error:
+            await send_message(raw, error.message, tty=body.tty)
             return None
         if stdio is None:
-            return Response()
-        try:
-            raw = await request.hijack(content_type)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await stdio.aclose()
-            raise
+            return None
         asked = one.request
         chosen = ChosenStdio(
             stdio, stdin=asked.attach_stdin, stdout=asked.attach_stdout, stderr=asked.attach_stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -90,6 +91,16 @@ class Execs:
         """Return the running execs of a container, as inspect lists them."""
         return [one.id for one in self._execs.values() if one.container_id == container_id and one.running]
 
+    def check_startable(self, exec_id: str) -> Exec:
+        """Return an exec that ``start`` would start now. Raises NoSuchExec, Conflict."""
+        one = self.get(exec_id)
+        if one.running:
+            raise Conflict(f"exec command {exec_id} is already running")
+        if one.started:
+            raise Conflict(f"exec command {exec_id} has already run")
+        self._check_state(self._registry.get(one.container_id))
+        return one
+
     async def start(
         self,
         exec_id: str,
@@ -102,28 +113,23 @@ class Execs:
 
         Raises StartFailed, WrongState, Conflict when it was started before.
         """
-        one = self.get(exec_id)
-        if one.running:
-            raise Conflict(f"exec command {exec_id} is already running")
-        if one.started:
-            raise Conflict(f"exec command {exec_id} has already run")
+        one = self.check_startable(exec_id)
         container = self._registry.get(one.container_id)
-        self._check_state(container)
         task = self._units[container.id].task
         if task is None:
             raise WrongState(f"container {container.id} is not running")
         spec = self._process_spec(container, one.request, tty, console_size)
-        self._execs[one.id] = replace(one, started=True, running=True)
+        self._change(one.id, started=True, running=True)
         self._publish(container, f"exec_start: {' '.join(one.request.cmd)}", one.id)
         try:
             with anyio.CancelScope(shield=True):
                 process = await task.exec(one.id, spec, attached=not detach)
         except (EngineError, OSError) as error:
             code = error.exit_code if isinstance(error, StartFailed) else 126
-            self._execs[one.id] = replace(self._execs[one.id], running=False, exit_code=code)
+            self._change(one.id, running=False, exit_code=code)
             raise
         self._processes[one.id] = process
-        self._execs[one.id] = replace(self._execs[one.id], pid=process.pid)
+        self._change(one.id, pid=process.pid)
         self._tasks.start_soon(self._supervise, one.id, process, name=f"exec {one.id[:12]}")
         return process.stdio
 
@@ -151,13 +157,17 @@ class Execs:
             log.exception("watching exec %s", exec_id)
             code = 137
         self._processes.pop(exec_id, None)
-        one = self._execs.get(exec_id)
-        if one is None:
-            return
-        self._execs[exec_id] = replace(one, running=False, exit_code=code)
-        container = self._registry.find(one.container_id)
+        one = self._change(exec_id, running=False, exit_code=code)
+        container = self._registry.find(one.container_id) if one is not None else None
         if container is not None:
             self._publish(container, "exec_die", exec_id, exitCode=str(code))
+
+    def _change(self, exec_id: ExecId, **changes: Any) -> Exec | None:  # Any: fields of Exec
+        """Change what is known of an exec; None when its container has been removed meanwhile."""
+        if exec_id not in self._execs:
+            return None
+        self._execs[exec_id] = changed = replace(self._execs[exec_id], **changes)
+        return changed
 
     def _process_spec(
         self,

@@ -3,7 +3,7 @@
 
 Behind a container stand its processes and conmon; behind a VM QEMU and the file server of its mounts. They
 are known by the container's id: in their command line, in their control group, or (the file server, which
-inherits its socket) among their open files. Shared pages count by the share each process has in them (PSS), so
+inherits its socket) among their open files. Shared pages count by each process's share in them (PSS), so
 the sum over several clones of one template is what they take together.
 
 Source: proc_pid_smaps(5), smaps_rollup; proc_pid_stat(5).

@@ -27,6 +27,7 @@ from proa.runtime.vm.qemu import Console, HostProcess
 from proa.runtime.vm.task import FIND_TIMEOUT_S, VmTask
 from proa.runtime.vm.template import Templates
 
+TEMPLATE_ANNOTATION = "proa.vm.template"  # HostConfig.Annotations: "off" boots a kernel for this start alone
 _FIND_TIMEOUT_S = 2 * FIND_TIMEOUT_S  # two questions to the guest
 
 
@@ -76,9 +77,12 @@ class VmRuntime:
         features.check(spec)
         self._check_taps(spec)
         shape = self._shape(spec.resources.memory_bytes, spec.resources.cpus, len(spec.network.interfaces))
-        template = await self._templates.ensure(shape)
         home = Home(self._exec_root, spec.id)
-        async with AsyncExitStack() as undo:
+        async with AsyncExitStack() as templates, AsyncExitStack() as undo:
+            if spec.annotations.get(TEMPLATE_ANNOTATION) == "off":
+                template = await templates.enter_async_context(self._templates.single_use(shape))
+            else:
+                template = await self._templates.ensure(shape)
             home.create()
             undo.callback(home.remove)
             clone = await make_clone(spec, shape, template, self._tools, home, undo)

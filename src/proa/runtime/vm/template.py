@@ -21,7 +21,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,21 @@ class Templates:
         async with self._making.setdefault(shape, anyio.Lock()):
             return self._find(shape, ingredients) or await self._make(shape, ingredients)
 
+    @contextlib.asynccontextmanager
+    async def single_use(self, shape: Shape) -> AsyncIterator[Template]:
+        """Boot a guest now, whatever is stored, and give its template; removed when the block ends.
+
+        A clone made in the block keeps the memory file open. What a start costs without a stored template.
+
+        :raises Unavailable: the guest does not boot.
+        """
+        directory = self._make_directory()
+        try:
+            await self._boot_and_save(shape, directory)
+            yield Template(memory_file=directory / "mem", state_file=directory / "state")
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
     async def remove_unfinished(self) -> None:
         """Remove what a daemon that was killed had begun, its QEMU included. Once, before the first use."""
         for directory in self._root.glob(f"{_MAKING}*"):
@@ -132,22 +147,16 @@ class Templates:
     # --- making ---
 
     async def _make(self, shape: Shape, ingredients: str) -> Template:
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory = self._root / f"{_MAKING}{secrets.token_hex(6)}"
-        directory.mkdir(mode=0o700)
+        directory = self._make_directory()
         try:
-            async with boot.open_booted(self._guest, shape, directory) as booted:
-                await anyio.sleep(SETTLE_S)
-                await save_state(booted, directory / "state")
-            for name in ("control", "monitor", "console", "pid", "qemu.log"):
-                (directory / name).unlink(missing_ok=True)
+            kernel_release = await self._boot_and_save(shape, directory)
             meta = Meta(
                 ingredients=ingredients,
                 memory_bytes=shape.memory_bytes,
                 vcpus=shape.vcpus,
                 nics=shape.nics,
                 state_sha256=hashlib.sha256((directory / "state").read_bytes()).hexdigest(),
-                kernel_release=booted.kernel_release,
+                kernel_release=kernel_release,
             )
             (directory / "meta.json").write_bytes(msgspec.json.encode(meta))
             await anyio.to_thread.run_sync(_synchronise, directory)
@@ -161,6 +170,21 @@ class Templates:
         if template is None:
             raise Internal(f"the memory template in {final} cannot be read back")
         return template
+
+    def _make_directory(self) -> Path:
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = self._root / f"{_MAKING}{secrets.token_hex(6)}"
+        directory.mkdir(mode=0o700)
+        return directory
+
+    async def _boot_and_save(self, shape: Shape, directory: Path) -> str:
+        """Boot to an idle agent and save what clones need; return the guest kernel's release."""
+        async with boot.open_booted(self._guest, shape, directory) as booted:
+            await anyio.sleep(SETTLE_S)
+            await save_state(booted, directory / "state")
+        for name in ("control", "monitor", "console", "pid", "qemu.log"):
+            (directory / name).unlink(missing_ok=True)
+        return booted.kernel_release
 
     def _prune(self, ingredients: str) -> None:
         """Remove templates that fit no more, and the least used beyond KEPT."""

@@ -84,6 +84,7 @@ class Container:
     :ivar path: the program that runs, and ``args`` its arguments.
     :ivar runtime: the name of the driver (crun, runc, vm).
     :ivar launching: a start is under way; seen at start-up it means that the daemon died in the middle.
+    :ivar ending: the end is recorded, but not all that the task had is taken down yet; seen at start-up too.
     :ivar stopped_by_user: the last end was asked for, so restart policies leave it alone.
     :ivar endpoints: where it is attached while it runs; ``ports`` what is published then.
     """
@@ -111,6 +112,7 @@ class Container:
     finished_at_ns: int = 0
     restart_count: int = 0
     launching: bool = False
+    ending: bool = False
     stopped_by_user: bool = False
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()

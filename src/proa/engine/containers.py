@@ -116,9 +116,7 @@ class Containers:
 
     async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool = False) -> None:
         check_not_link(link)
-        container = self.registry.get(ref)
         await self.removal.remove(ref, force=force, volumes=volumes)
-        self.execs.forget_container(container.id)
 
     async def prune(self, filters: Filters) -> tuple[Sequence[str], int]:
         return await self.removal.prune(filters)

@@ -150,13 +150,19 @@ class Creation:
                 point.name or None, driver=point.driver or "local", labels={}, options={}
             )
             if volume.name not in known:
-                undo.push_async_callback(self._volumes.remove, volume.name)
+                undo.push_async_callback(self._unmake_volume, volume.name)
                 self._events.publish("volume", "create", volume.name, {"driver": volume.driver})
             if "nocopy" not in point.options and not point.subpath:
                 await self._volumes.copy_up(volume, image.layers, point.destination)
             source = volume.mountpoint / point.subpath if point.subpath else volume.mountpoint
             made.append(replace(point, name=volume.name, source=str(source), driver=volume.driver))
         return tuple(made)
+
+    async def _unmake_volume(self, name: str) -> None:
+        """Remove a volume made for a container that will not be, unless another took it up meanwhile."""
+        if not any(point.name == name for container in self._registry for point in container.mounts):
+            await self._volumes.remove(name)
+            self._events.publish("volume", "destroy", name, {"driver": "local"})
 
 
 def merge_config(config: ContainerConfig, image: ContainerConfig) -> ContainerConfig:

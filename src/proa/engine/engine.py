@@ -76,6 +76,7 @@ def build_engine(
     lifecycle.on_auto_remove = removal.remove_automatically
     queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
     execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
+    removal.on_removed = execs.forget_container
     creation = Creation(
         registry=registry,
         images=stores.images,

@@ -8,6 +8,7 @@ hold the unit's lock and keep the record; here is only what happens between them
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -77,14 +78,14 @@ class Launcher:
     async def take_down(self, container: Container, task: Task | None) -> None:
         """Free all that a container had while it ran. Every step is tried, whatever the others do."""
         with anyio.CancelScope(shield=True):
-            steps = [
-                task.delete() if task else self._forget(container),
-                self._networks.detach(container.id),
-                self._roots.release(container.id),
+            steps: list[Callable[[], Awaitable[None]]] = [
+                task.delete if task else lambda: self._forget(container),
+                lambda: self._networks.detach(container.id),
+                lambda: self._roots.release(container.id),
             ]
             for step in steps:
                 try:
-                    await step
+                    await step()
                 except (EngineError, OSError):
                     log.exception("taking down container %s", container.id)
 
@@ -156,6 +157,7 @@ class Launcher:
                 hostname=hostname,
                 domainname=config.domainname,
                 extra_hosts=host.extra_hosts or (),
+                on_host=host.network_mode == "host",
             ),
             "/etc/resolv.conf": self._networks.resolv_conf(
                 endpoints,

@@ -100,8 +100,9 @@ class Lifecycle:
         unit = self._units[container.id]
         number = parse_signal(signal or container.config.stop_signal or "SIGTERM")
         if container.state is State.RESTARTING:
-            await self._abandon_restart(unit)
-            return
+            container = await self._abandon_restart(unit)
+            if not container.is_alive:
+                return
         if not container.is_alive:
             raise NotModified(f"container {container.id} is already stopped")
         await self._end(unit, number, self._timeout(container, timeout_s))
@@ -112,29 +113,33 @@ class Lifecycle:
         container = self._registry.get(ref)
         unit = self._units[container.id]
         number = parse_signal(signal or container.config.stop_signal or "SIGTERM")
-        unit.held = True  # an end on the way to a new start is no reason for --rm to remove it
-        try:
+        with unit.held():  # an end on the way to a new start is no reason for --rm to remove it
             if container.state is State.RESTARTING:
-                await self._abandon_restart(unit)
+                container = await self._abandon_restart(unit)
             if container.is_alive:
                 await self._end(unit, number, self._timeout(container, timeout_s))
                 self._publish("stop", self._registry.find(unit.id))
             await self.start(unit.id)
-        finally:
-            unit.held = False
         self._publish("restart", self._registry.find(unit.id))
 
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
-        """Send a signal. Raises WrongState when the container does not run."""
+        """Send a signal. Raises WrongState when the container does not run.
+
+        A restart's delay is called off by a signal that would stop the container; others do nothing then.
+        """
         container = self._registry.get(ref)
         number = parse_signal(signal or "SIGKILL")
         unit = self._units[container.id]
+        ends = number in (signals.SIGKILL, parse_signal(container.config.stop_signal or "SIGTERM"))
+        if container.state is State.RESTARTING:
+            container = await self._abandon_restart(unit) if ends else self._registry.get(unit.id)
+            if not container.is_alive:
+                return
         async with unit.lock:
             container = self._registry.get(unit.id)
             if not container.is_alive or unit.task is None:
                 raise WrongState(f"cannot kill container: {ref}: container {container.id} is not running")
-            stop = parse_signal(container.config.stop_signal or "SIGTERM")
-            if number in (signals.SIGKILL, stop):
+            if ends:
                 self._mark_stopped(unit, container)
             await self._signal(unit, unit.task, number)
             if container.state is State.PAUSED and number == signals.SIGKILL:
@@ -168,10 +173,12 @@ class Lifecycle:
 
     async def end_for_removal(self, unit: Unit) -> None:
         """Kill what runs, without a grace period, and wait for its end."""
-        if unit.task is None:
-            await self._abandon_restart(unit)
+        if unit.task is not None:
+            await self._end(unit, signals.SIGKILL, 0)
             return
-        await self._end(unit, signals.SIGKILL, 0)
+        container = await self._abandon_restart(unit)
+        if container.is_alive and unit.task is None:  # restore could not find out what became of it
+            await self.lose(container, None)
 
     # --- restore after a daemon's death ---
 
@@ -180,23 +187,25 @@ class Lifecycle:
         unit.task = task
         self._tasks.start_soon(self._supervise, unit, task, name=f"supervise {unit.id[:12]}")
 
-    async def lose(self, container: Container) -> None:
-        """Record the end of a container whose task is gone without a trace, and clean up after it."""
-        unit = self._units[container.id]
-        async with unit.lock:
-            self._registry.put(
-                replace(
-                    container,
-                    state=State.EXITED if container.started_at_ns else State.CREATED,
-                    launching=False,
-                    pid=0,
-                    exit_code=LOST_EXIT_CODE if container.is_alive else container.exit_code,
-                    finished_at_ns=time.time_ns() if container.is_alive else container.finished_at_ns,
-                    endpoints=(),
-                    ports=(),
+    async def lose(self, container: Container, task: Task | None) -> None:
+        """Take down what an earlier daemon left of a container that no longer runs, or never began to.
+
+        :param task: what is left of its task; None when there is no trace of one.
+        """
+        async with self._units[container.id].lock:
+            lost = replace(container, launching=False, ending=True, pid=0, endpoints=(), ports=())
+            if container.is_alive:
+                lost = replace(
+                    lost, state=State.EXITED, exit_code=LOST_EXIT_CODE, finished_at_ns=time.time_ns()
                 )
-            )
-            await self._launcher.take_down(container, None)
+            self._registry.put(lost)
+            await self._launcher.take_down(container, task)
+            self._registry.put(replace(lost, ending=False))
+
+    def resume_restart(self, container: Container) -> None:
+        """Go on with a restart whose delay an earlier daemon did not live to see the end of."""
+        unit = self._units[container.id]
+        self._tasks.start_soon(self._restart_later, unit, container, name=f"restart {unit.id[:12]}")
 
     # --- machinery ---
 
@@ -211,6 +220,7 @@ class Lifecycle:
                 unit.drop_pending()
                 self._record_failure(container, error)
                 raise
+            await self._connect_late(unit, launched.task)
             unit.task = launched.task
             unit.stop_requested = False
             running = replace(
@@ -232,6 +242,14 @@ class Lifecycle:
         self._publish("start", running)
         self._tasks.start_soon(self._supervise, unit, launched.task, name=f"supervise {unit.id[:12]}")
 
+    async def _connect_late(self, unit: Unit, task: Task) -> None:
+        """Connect the clients that attached while the task was being started."""
+        try:
+            await unit.bind_pending(task.attach)
+        except (EngineError, OSError) as error:  # it may have ended already
+            log.warning("attaching to container %s: %s", unit.id, error)
+            unit.drop_pending()
+
     def _record_failure(self, container: Container, error: Exception) -> None:
         code = error.exit_code if isinstance(error, StartFailed) else 128
         failed = replace(container, launching=False, exit_code=code, error=str(error))
@@ -252,7 +270,7 @@ class Lifecycle:
                 container, again = await self._handle_end(unit, task, status, error)
             if again:
                 await self._restart_later(unit, container)
-            elif not unit.held:
+            elif not unit.holds:
                 await self._remove_if_asked(unit)
         except Exception:  # service loop: one container's trouble must not end the daemon
             log.exception("watching container %s", unit.id)
@@ -269,6 +287,7 @@ class Lifecycle:
                 pid=0,
                 exit_code=status.code,
                 oom_killed=status.oom_killed,
+                ending=True,
                 error=error,
                 finished_at_ns=status.finished_at_ns,
                 stopped_by_user=unit.stop_requested,
@@ -284,6 +303,8 @@ class Lifecycle:
             unit.announce_exit(WaitResult(code=status.code, error=error or None), final=not again)
             unit.task = None
             await self._launcher.take_down(container, task)
+            ended = replace(ended, ending=False)
+            self._registry.put(ended)
             for endpoint in container.endpoints:
                 self._publish_network("disconnect", endpoint.network_id, ended)
             return ended, again
@@ -311,6 +332,8 @@ class Lifecycle:
             container = self._registry.get(unit.id)
             task = unit.task
             if task is None:
+                if container.is_alive:
+                    raise Unavailable(f"container {unit.id} could not be found when the daemon started")
                 return
             self._mark_stopped(unit, container)
             await self._signal(unit, task, number)
@@ -318,7 +341,9 @@ class Lifecycle:
                 await task.resume()
         if await self._wait_until_ended(unit, timeout_s if number != signals.SIGKILL else KILL_TIMEOUT_S):
             return
-        await self._signal(unit, task, signals.SIGKILL)
+        async with unit.lock:
+            if unit.task is task:
+                await self._signal(unit, task, signals.SIGKILL)
         if not await self._wait_until_ended(unit, KILL_TIMEOUT_S):
             raise Unavailable(f"container {unit.id} did not end within {KILL_TIMEOUT_S} s of SIGKILL")
 
@@ -342,13 +367,16 @@ class Lifecycle:
         unit.stop_requested = True
         self._registry.put(replace(container, stopped_by_user=True))
 
-    async def _abandon_restart(self, unit: Unit) -> None:
+    async def _abandon_restart(self, unit: Unit) -> Container:
+        """Call off a restart that has not begun; return the record, which may be alive if it had."""
         self._cancel_backoff(unit)
         async with unit.lock:
-            container = self._registry.find(unit.id)
-            if container is not None and container.state is State.RESTARTING:
-                self._registry.put(replace(container, state=State.EXITED, stopped_by_user=True))
+            container = self._registry.get(unit.id)
+            if container.state is State.RESTARTING:
+                container = replace(container, state=State.EXITED, stopped_by_user=True)
+                self._registry.put(container)
                 unit.announce_exit(WaitResult(code=container.exit_code), final=True)
+            return container
 
     def _cancel_backoff(self, unit: Unit) -> None:
         if unit.backoff is not None:

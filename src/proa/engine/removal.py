@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from proa.engine.registry import Registry
 from proa.engine.unit import Unit, Units, WaitResult
 from proa.image.images import Images
 from proa.model.errors import Conflict, EngineError, InvalidParameter, NotFound, WrongState
+from proa.model.ids import ContainerId
 from proa.storage.rootfs import Roots
 from proa.storage.volumes import Volumes
 
@@ -46,25 +48,27 @@ class Removal:
         self._volumes = volumes
         self._images = images
         self._events = events
+        self.on_removed: Callable[[ContainerId], None] | None = None
 
     async def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
         """Remove a container. Raises WrongState when it is alive and not ``force``."""
-        container = self._registry.get(ref)
-        unit = self._units[container.id]
-        unit.held = True  # whoever ends it now must not remove it as well
-        try:
-            if container.is_alive or container.state is State.RESTARTING:
-                if not force:
-                    raise WrongState(
-                        f'cannot remove container "/{container.name}": container is '
-                        f"{container.state.value}: stop the container before removing or force remove"
-                    )
-                await self._lifecycle.end_for_removal(unit)
-            with anyio.CancelScope(shield=True):
-                async with unit.lock:
-                    await self._take_away(unit, volumes=volumes)
-        finally:
-            unit.held = False
+        unit = self._units[self._registry.get(ref).id]
+        with unit.held():  # whoever ends it now must not remove it as well
+            while True:
+                container = self._registry.get(unit.id)
+                if container.is_alive or container.state is State.RESTARTING:
+                    if not force:
+                        raise WrongState(
+                            f'cannot remove container "/{container.name}": container is '
+                            f"{container.state.value}: stop the container before removing or force remove"
+                        )
+                    await self._lifecycle.end_for_removal(unit)
+                with anyio.CancelScope(shield=True):
+                    async with unit.lock:
+                        if not self._registry.get(unit.id).is_alive:
+                            await self._take_away(unit, volumes=volumes)
+                            return
+                # It was started while the lock was waited for: the same again.
 
     async def remove_automatically(self, container: Container) -> None:
         """Remove a ``--rm`` container that has ended, with its anonymous volumes."""
@@ -98,23 +102,29 @@ class Removal:
 
     async def _take_away(self, unit: Unit, *, volumes: bool) -> None:
         container = self._registry.get(unit.id)
-        if container.is_alive:
-            raise WrongState(f"container {container.id} was started again while it was removed")
         self._registry.put(replace(container, state=State.REMOVING))
         unit.removed = True
         unit.drop_pending()
-        await self._roots.remove(container.id)
-        Path(container.log_path).unlink(missing_ok=True)
+        try:
+            await self._roots.remove(container.id)
+            Path(container.log_path).unlink(missing_ok=True)
+        except (EngineError, OSError):
+            self._registry.put(replace(container, state=State.DEAD))
+            unit.removed = False  # it may be tried again
+            raise
+        if volumes:
+            await self._remove_anonymous_volumes(container)
         self._registry.drop(container.id)
         await self._images.release(container.id)
         self._units.drop(container.id)
+        if self.on_removed is not None:
+            self.on_removed(container.id)
         self._events.publish("container", "destroy", container.id, event_attributes(container))
         unit.announce_removal(WaitResult(code=container.exit_code))
-        if volumes:
-            await self._remove_anonymous_volumes(container)
 
     async def _remove_anonymous_volumes(self, container: Container) -> None:
-        used = {point.name for other in self._registry for point in other.mounts if point.name}
+        others = (other for other in self._registry if other.id != container.id)
+        used = {point.name for other in others for point in other.mounts if point.name}
         for point in container.mounts:
             if point.type != "volume" or point.name in used:
                 continue

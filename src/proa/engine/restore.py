@@ -83,15 +83,15 @@ class Restore:
         if container.state is State.REMOVING:
             await self._removal.remove(container.id, force=True, volumes=container.host_config.auto_remove)
             return
-        if not container.is_alive and not container.launching and container.state is not State.RESTARTING:
-            return
-        runtime = self._hulls.runtimes.get(container.runtime)
-        task = None if runtime is None else await runtime.find(container.id)
-        if container.is_alive and task is not None:
-            self._lifecycle.adopt(self._units[container.id], task)
-            return
-        if task is not None:  # made by a start that was cut short: its caller never got an answer
-            await task.delete()
-        await self._lifecycle.lose(container)
-        if container.host_config.auto_remove and container.started_at_ns:
+        if container.is_alive or container.launching or container.ending:
+            runtime = self._hulls.runtimes.get(container.runtime)
+            task = None if runtime is None else await runtime.find(container.id)
+            if container.is_alive and task is not None:
+                self._lifecycle.adopt(self._units[container.id], task)
+                return
+            # A task found now was made by a start that was cut short, or its end by a death of the daemon.
+            await self._lifecycle.lose(container, task)
+        if container.state is State.RESTARTING:
+            self._lifecycle.resume_restart(container)
+        elif container.host_config.auto_remove and (container.started_at_ns or container.error):
             await self._removal.remove_automatically(container)

@@ -96,7 +96,7 @@ class Unit:
     """``lock`` guards every change of the container's state; it is the innermost lock of the engine.
 
     :ivar stop_requested: somebody asked for the end, so no restart policy applies.
-    :ivar held: a restart is under way: --rm does not apply to the end in between.
+    :ivar holds: restarts and removals under way: --rm does not apply to an end that they bring about.
     :ivar backoff: scope of a restart's delay, cancelled by stop and remove.
     """
 
@@ -109,7 +109,7 @@ class Unit:
     removal_waiters: set[Waiter] = field(default_factory=set)
     backoff: anyio.CancelScope | None = None
     stop_requested: bool = False
-    held: bool = False
+    holds: int = 0
     removed: bool = False
 
     def attach_pending(self) -> PendingStdio:
@@ -119,10 +119,15 @@ class Unit:
         return stdio
 
     async def bind_pending(self, open_stdio: Callable[[], Awaitable[Stdio]]) -> None:
-        """Connect every client that waits for the start."""
-        waiting, self.pending = self.pending, []
-        for stdio in waiting:
-            stdio.bind(await open_stdio())
+        """Connect every client that waits for the start; one that fails stays pending."""
+        while self.pending:
+            stdio = self.pending[0]
+            inner = await open_stdio()
+            if stdio.is_closed:  # it left just now; nobody would read from what was opened for it
+                await inner.aclose()
+            else:
+                self.pending.remove(stdio)
+                stdio.bind(inner)
 
     def drop_pending(self) -> None:
         """End the streams of clients that wait for a start that will not come."""
@@ -139,6 +144,15 @@ class Unit:
             yield waiter
         finally:
             waiters.discard(waiter)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep --rm from removing the container for the span of the block."""
+        self.holds += 1
+        try:
+            yield
+        finally:
+            self.holds -= 1
 
     def announce_exit(self, result: WaitResult, *, final: bool) -> None:
         """Tell of a task's end; ``final`` when no restart follows."""

@@ -83,11 +83,11 @@ class Updates:
         async with unit.lock:
             container = self._registry.get(unit.id)
             host = merge_update(container.host_config, request)
-            check_restart_policy(host)
             if host.auto_remove and host.restart_policy.name not in ("", "no"):
                 raise Conflict(
                     "Restart policy cannot be updated because AutoRemove is enabled for the container"
                 )
+            check_restart_policy(host)
             resources = parse_resources(host)
             self._hulls.check(container.runtime, host)
             if unit.task is not None and resources != parse_resources(container.host_config):

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 SECCOMP_PROFILE = Path("/usr/share/containers/seccomp.json")  # Debian's containers-common
 INIT = Path("/usr/bin/tini-static")
+CACHE_DIR = Path("/var/cache/proa")  # verdicts about the host, the same for every daemon on it
 
 
 @asynccontextmanager
@@ -116,8 +117,9 @@ async def _make_runtimes(
             seccomp_profile=SECCOMP_PROFILE,
             init=INIT,
         )
+    CACHE_DIR.mkdir(parents=True, exist_ok=True)
     try:
-        accelerator = await probe_accelerator(config.data_root, lib=config.lib, kernel=config.kernel)
+        accelerator = await probe_accelerator(CACHE_DIR, lib=config.lib, kernel=config.kernel)
     except EngineError as error:
         missing[ISOLATION_VM] = str(error)
         return runtimes, missing, None

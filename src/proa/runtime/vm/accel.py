@@ -5,7 +5,7 @@
 switched off half-way). So a real guest is booted with it, once, within a time limit; the verdict is kept
 until the host reboots, QEMU or the guest kernel changes.
 
-    data root/accelerator.json   {"key": …, "name": "tcg", "reason": …}
+    cache dir/accelerator.json   {"key": …, "name": "tcg", "reason": …}
 """
 
 from __future__ import annotations

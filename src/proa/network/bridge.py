@@ -158,8 +158,11 @@ def enable_forwarding() -> None:
 
 
 def is_bridge_filtered() -> bool:
-    """Tell whether bridged frames pass the IP packet filter (br_netfilter). A published port is then translated
-    inside the bridge, and a container that connects to its own needs its port to send frames back."""
+    """Tell whether bridged frames pass the IP packet filter (br_netfilter).
+
+    A published port is then translated inside the bridge, and a container that connects to its own needs its
+    bridge port to send frames back.
+    """
     try:
         return _BRIDGE_FILTER.read_text().strip() == "1"
     except OSError:
@@ -182,8 +185,10 @@ def _nameservers(path: Path) -> list[str]:
 
 
 def _write(path: Path, value: str) -> None:
-    """Set a kernel parameter; one that the kernel does not have is left out."""
+    """Set a kernel parameter. One that this kernel does not have is left out; a refusal is logged."""
     try:
         path.write_text(value)
     except FileNotFoundError:
         _log.debug("no %s in this kernel", path)
+    except OSError as error:
+        _log.warning("cannot set a kernel parameter: %s", error)

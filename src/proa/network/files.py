@@ -97,8 +97,12 @@ def hosts_file(
     domainname: str = "",
     extra_hosts: Sequence[str] = (),
     host_gateway: IPv4Address | None = None,
+    base: str | None = None,
 ) -> bytes:
     """Build a container's hosts file: loopback, then what the user adds, then the container itself.
+
+    :param base: what the file begins with in place of the lines for loopback: the host's own file, of a
+        container on the host's network.
 
     :param addresses: of the container, one on each of its networks; empty for one without a network.
     :param extra_hosts: ``name:address`` or ``name=address``; HOST_GATEWAY as address stands for
@@ -106,7 +110,8 @@ def hosts_file(
     :raises InvalidParameter: an extra host is malformed.
     """
     names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
-    lines = [f"{address}\t{name}" for address, name in LOCALHOST_LINES]
+    loopback = [f"{address}\t{name}" for address, name in LOCALHOST_LINES]
+    lines = loopback if base is None else base.splitlines()
     lines += [_extra_line(entry, host_gateway) for entry in extra_hosts]
     lines += [f"{address}\t{names}" for address in addresses if hostname]
     return "".join(line + "\n" for line in lines).encode()

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from proa.host.nftables import Nftables, NftError
-from proa.model.errors import Internal
+from proa.model.errors import Internal, Unavailable
 from proa.model.network import Network
 from proa.network import rules
 from proa.network.catalog import Catalog
@@ -18,12 +18,18 @@ _log = logging.getLogger(__name__)
 
 
 class Filter:
-    """The table ``name`` in the host's namespace."""
+    """The table ``name`` in the host's namespace.
+
+    :raises Unavailable: this host has no libnftables.
+    """
 
     def __init__(self, name: str, catalog: Catalog) -> None:
         self._name = name
         self._catalog = catalog
-        self._nft = Nftables()
+        try:
+            self._nft = Nftables()
+        except OSError as error:
+            raise Unavailable(f"networks need nftables: {error}") from error
 
     def rebuild(self, *pending: Record) -> None:
         """Write the whole table from the catalog, and from records that are not in it yet.

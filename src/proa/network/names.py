@@ -104,6 +104,7 @@ class Resolvers:
         self._upstream = upstream
         self._tasks = tasks
         self._running: dict[str, _Watched] = {}
+        self._failed: set[str] = set()
         self._closed = False
 
     async def ensure(self, network: Network) -> bool:
@@ -118,7 +119,9 @@ class Resolvers:
         plan.hosts.mkdir(parents=True, exist_ok=True)
         process = await self._found_or_started(network, plan)
         if process is None:
+            self._failed.add(key)
             return False
+        self._failed.discard(key)
         if self._closed:
             process.close()
             return True
@@ -127,8 +130,9 @@ class Resolvers:
         self._tasks.start_soon(self._keep_up, network, watched, name=f"resolver of {network.name}")
         return True
 
-    def is_running(self, network: Network) -> bool:
-        return short(network.id) in self._running
+    def may_be_asked(self, network: Network) -> bool:
+        """Whether the resolver runs or is about to; false when it could not be started."""
+        return short(network.id) not in self._failed
 
     def add(self, network: Network, endpoint: Endpoint) -> None:
         """Make the endpoint's names known, in place of what it was known by. Idempotent.
@@ -161,6 +165,7 @@ class Resolvers:
     async def stop(self, network: Network) -> None:
         """End the network's resolver and remove its files. Idempotent."""
         plan = self._plan(network)
+        self._failed.discard(short(network.id))
         watched = self._running.pop(short(network.id), None)
         if watched is not None:
             watched.scope.cancel()

@@ -25,7 +25,7 @@ import anyio.to_thread
 from proa.host.database import Database
 from proa.host.netns import NamespacePool, is_bound, unbind
 from proa.host.rtnetlink import RouteSocket
-from proa.model.errors import Conflict, Forbidden, NameInUse
+from proa.model.errors import Conflict, EngineError, Forbidden, NameInUse
 from proa.model.ids import NetworkId, new_id, short
 from proa.model.network import Endpoint, EndpointRequest, Network, NetworkRequest, PublishedPort
 from proa.model.task import NetworkKind
@@ -45,6 +45,7 @@ from proa.network.bridge import (
 )
 from proa.network.catalog import Catalog
 from proa.network.filter import Filter
+from proa.network.host_files import RESOLV_CONF, read_hosts, read_resolv_conf
 from proa.network.names import Resolvers
 from proa.network.ports import PortTable
 from proa.network.reaper import Reaper, delete_devices
@@ -57,9 +58,6 @@ from proa.network.request import (
     check_request,
 )
 from proa.network.store import NetworkStore, Record, StoredNetwork
-
-RESOLV_CONF = Path("/etc/resolv.conf")
-SYSTEMD_RESOLV_CONF = Path("/run/systemd/resolve/resolv.conf")  # the real servers behind 127.0.0.53
 
 _log = logging.getLogger(__name__)
 
@@ -129,11 +127,13 @@ class Networks:
             if not self._is_alive(record):
                 self._attacher.detach(record.container_id)
         for network in self._catalog.bridged():
-            self._bridges.ensure(network)
+            # One network whose device somebody else has taken must not keep the daemon from the others.
+            try:
+                self._bridges.ensure(network)
+            except EngineError as error:
+                _log.error("network %s cannot be used: %s", network.name, error)
         for record in self._catalog.records():
-            for place in record.places:
-                network = self._catalog.of_id(place.endpoint.network_id)
-                self._bridges.plug(network, place.interface.device)
+            self._plug(record)
             self._ports.restore(record.container_id, record.ports)
         self._filter.rebuild()
         for network in self._catalog.bridged():
@@ -310,7 +310,7 @@ class Networks:
         options: Sequence[str] = (),
     ) -> bytes:
         """Return a container's /etc/resolv.conf. Without endpoints it is for the host's own network."""
-        host = self._host_resolv_conf()
+        host = read_resolv_conf(self._settings.resolv_conf)
         if not endpoints:
             return files.resolv_conf(host=host, dns=dns, search=search, options=options)
         resolvers = []
@@ -318,7 +318,7 @@ class Networks:
         for endpoint in endpoints:
             network = self._catalog.of_id(endpoint.network_id)
             is_wanted = network.name != DEFAULT_NETWORK or not (dns or reachable.nameservers)
-            if is_wanted and network.gateway is not None and self._resolvers.is_running(network):
+            if is_wanted and network.gateway is not None and self._resolvers.may_be_asked(network):
                 resolvers.append(network.gateway)
         return files.resolv_conf(host=reachable, resolvers=resolvers, dns=dns, search=search, options=options)
 
@@ -329,14 +329,17 @@ class Networks:
         hostname: str,
         domainname: str = "",
         extra_hosts: Sequence[str] = (),
+        on_host: bool = False,
     ) -> bytes:
-        """Return a container's /etc/hosts. Raises InvalidParameter for a malformed extra host."""
+        """Return a container's /etc/hosts; with ``on_host`` for the host's own network, which begins with the
+        host's lines. Raises InvalidParameter for a malformed extra host."""
         return files.hosts_file(
             addresses=[endpoint.address.ip for endpoint in endpoints],
             hostname=hostname,
             domainname=domainname,
             extra_hosts=extra_hosts,
             host_gateway=self.host_gateway,
+            base=read_hosts() if on_host else None,
         )
 
     @property
@@ -405,6 +408,14 @@ class Networks:
             await self._resolvers.ensure(network)
             undo.pop_all()
 
+    def _plug(self, record: Record) -> None:
+        for place in record.places:
+            network = self._catalog.of_id(place.endpoint.network_id)
+            try:
+                self._bridges.plug(network, place.interface.device)
+            except (EngineError, OSError) as error:
+                _log.error("container %s is cut off from network %s: %s", record.name, network.name, error)
+
     def _is_alive(self, record: Record) -> bool:
         """Whether what the container was attached by still exists; a reboot takes it all."""
         if record.namespace is not None:
@@ -416,23 +427,7 @@ class Networks:
         """The default network needs one only where the host's nameservers cannot be reached from it."""
         if network.name != DEFAULT_NETWORK:
             return True
-        return not files.without_loopback(self._host_resolv_conf()).nameservers
+        return not files.without_loopback(read_resolv_conf(self._settings.resolv_conf)).nameservers
 
     def _named_endpoints(self, network: Network) -> Sequence[Endpoint]:
         return [endpoint for endpoint in self._catalog.endpoints_of(network) if endpoint.dns_names]
-
-    def _host_resolv_conf(self) -> files.ResolvConf:
-        """The host's resolver settings; where it asks itself (systemd-resolved), those behind that."""
-        conf = _read_resolv_conf(self._settings.resolv_conf)
-        if not files.without_loopback(conf).nameservers:
-            behind = _read_resolv_conf(SYSTEMD_RESOLV_CONF)
-            if files.without_loopback(behind).nameservers:
-                return behind
-        return conf
-
-
-def _read_resolv_conf(path: Path) -> files.ResolvConf:
-    try:
-        return files.parse_resolv_conf(path.read_text(errors="replace"))
-    except OSError:
-        return files.ResolvConf()

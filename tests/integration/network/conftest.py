@@ -114,5 +114,5 @@ async def join(
 async def eventually(condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
     """Wait for something the kernel or another process does in its own time."""
     with anyio.fail_after(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - there is no event of it
             await anyio.sleep(0.01)

@@ -41,7 +41,7 @@ def build_mounts(spec: TaskSpec, *, files: Mapping[str, Path], init: Path) -> li
 
 
 def rootfs_propagation(mounts: Iterable[Mount]) -> str:
-    """Return ``linux.rootfsPropagation``: a mount cannot propagate from below a private root. "" is private."""
+    """Return ``linux.rootfsPropagation``: "" is private, and below that nothing propagates."""
     wanted = {option for mount in mounts for option in mount.options}
     if wanted & {"shared", "rshared"}:
         return "shared"

@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from proa.model.errors import InvalidParameter
 from proa.model.task import DirectoryRootfs, ProcessSpec, Resources, Rlimit, TaskSpec
 from proa.runtime.oci import capabilities, devices, seccomp
@@ -99,6 +101,36 @@ def process_entry(
     if process.tty and process.console_size:
         rows, columns = process.console_size
         entry["consoleSize"] = {"height": rows, "width": columns}
+    return entry
+
+
+class _BaseProcess(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a process of exec has in common with the first one."""
+
+    capabilities: dict[str, list[str]]
+    no_new_privileges: bool = False
+    rlimits: list[Json] | None = None
+    oom_score_adj: int | None = None
+
+
+class _BaseConfig(msgspec.Struct, frozen=True, kw_only=True):
+    process: _BaseProcess
+
+
+def exec_entry(config: bytes, process: ProcessSpec, *, user: User, available: Collection[str]) -> Json:
+    """Return ``process`` for an exec in the container that was made from ``config`` (its config.json).
+
+    :param available: what a privileged exec gets.
+    """
+    base = msgspec.json.decode(config, type=_BaseConfig).process
+    caps = base.capabilities["bounding"]
+    if process.privileged:
+        caps = [name for name in capabilities.NAMES if name in available]
+    entry = process_entry(process, user=user, caps=caps, no_new_privileges=base.no_new_privileges)
+    if base.rlimits:
+        entry["rlimits"] = base.rlimits
+    if base.oom_score_adj is not None:
+        entry["oomScoreAdj"] = base.oom_score_adj
     return entry
 
 

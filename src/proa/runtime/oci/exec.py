@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process started inside a running container, with a conmon of its own.
+
+Unlike a container it is not found again by a later engine: it goes on, its client has lost it.
+
+Source: OCI runtime command line, exec; Engine API, ExecStart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+
+from proa.model.task import ExitStatus
+from proa.runtime.oci import conmon, failures, stdio
+from proa.runtime.oci.stdio import OciStdio
+
+SPEC = "process.json"
+STATUS_UNKNOWN = 137  # the container was killed around it: what a shell says of SIGKILL
+
+
+class OciProcess:
+    """Made by ``start_process``."""
+
+    def __init__(self, plan: conmon.Plan, started: conmon.Launch, pid: int, streams: OciStdio | None) -> None:
+        self._plan = plan
+        self._conmon = started.conmon
+        self._pid = pid
+        self._stdio = streams
+        self._ended = anyio.Event()
+        self._status: ExitStatus | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    @property
+    def stdio(self) -> OciStdio | None:
+        return self._stdio
+
+    async def wait(self) -> ExitStatus:
+        """Wait for the end, and for the last of its output."""
+        await self._ended.wait()
+        assert self._status is not None
+        return self._status
+
+    async def resize(self, *, rows: int, columns: int) -> None:
+        """Set the size of its terminal, if it has one."""
+        if self._plan.tty and not self._ended.is_set():
+            stdio.resize(self._plan.directory, rows=rows, columns=columns)
+
+    async def watch(self) -> None:
+        """Wait for conmon, keep the status, remove the directory. Run once, by the owner's task group."""
+        await self._conmon.wait()
+        self._status = read_exit(self._plan.exit_file) or ExitStatus(
+            code=STATUS_UNKNOWN, finished_at_ns=time.time_ns()
+        )
+        self._ended.set()
+        shutil.rmtree(self._plan.directory, ignore_errors=True)
+
+
+async def start_process(
+    plan: conmon.Plan,
+    entry: dict[str, object],
+    *,
+    program: str,
+    tasks: TaskGroup,
+    ended: Callable[[OciProcess], None],
+) -> OciProcess:
+    """Start the process; its streams are connected before it begins when the plan says so.
+
+    :param entry: the process as the runtime takes it.
+    :param ended: called when it has ended.
+    :raises StartFailed: it could not be started; nothing is left.
+    """
+    with contextlib.ExitStack() as undo:
+        plan.directory.mkdir(parents=True, mode=0o700)
+        undo.callback(shutil.rmtree, plan.directory, ignore_errors=True)
+        (plan.directory / SPEC).write_bytes(msgspec.json.encode(entry))
+        try:
+            async with conmon.Launch(plan) as launch:
+                streams = None
+                if plan.exec_attach:
+                    await launch.wait_attachable()
+                    streams = await stdio.connect(plan.directory)
+                    undo.callback(streams.close_now)
+                    launch.begin()
+                process = OciProcess(plan, launch, await launch.wait_started(), streams)
+        except conmon.RuntimeFailed as error:
+            raise failures.translate(error.output, program=program, action="exec") from error
+        undo.pop_all()
+
+    async def watch() -> None:
+        await process.watch()
+        ended(process)
+
+    tasks.start_soon(watch)
+    return process
+
+
+def read_exit(path: Path) -> ExitStatus | None:
+    """Read an exit file of conmon; None when there is none, or no number in it."""
+    try:
+        code = int(path.read_text().strip())
+        return ExitStatus(code=code, finished_at_ns=path.stat().st_mtime_ns)
+    except (OSError, ValueError):
+        return None

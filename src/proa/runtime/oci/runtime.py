@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The container hull: makes tasks out of OCI bundles with crun or runc under conmon.
+
+Owns the directories in the exec root (see ``record``) and the order of the steps; the root file system, the
+network namespace and the log's directory are given. A container is made in one go by conmon and the
+runtime's create; its first process then waits for the start, with its streams ready for clients.
+
+Source: proa.runtime.seam.Runtime; OCI runtime-spec, runtime.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+
+from proa.host import process
+from proa.host.cgroup import Cgroup, ensure_hierarchies, get_hierarchies
+from proa.host.watch import get_start_time, open_process
+from proa.model.errors import InvalidParameter, ToolFailed
+from proa.model.ids import ContainerId
+from proa.model.task import DirectoryRootfs, NetworkKind, RootfsKind, TaskSpec
+from proa.runtime.oci import conmon, failures
+from proa.runtime.oci.devices import find_devices
+from proa.runtime.oci.facts import get_facts
+from proa.runtime.oci.record import Home, Record
+from proa.runtime.oci.seccomp import Profile, parse_profile
+from proa.runtime.oci.spec import Found, build_config, cgroup_path
+from proa.runtime.oci.task import OciTask, Tools
+from proa.runtime.oci.user import find_user
+from proa.runtime.seam import Features
+
+MIN_MEMORY_BYTES = 6 * 1024 * 1024  # Docker's own
+PROBE_TIMEOUT_S = 10.0
+
+_NO_THROTTLING = "limits of single block devices are not passed on yet"
+FEATURES = Features(
+    rootfs=RootfsKind.DIRECTORY,
+    network=NetworkKind.NAMESPACE,
+    refused={
+        "HostConfig.DeviceRequests": "there is no driver for device requests (GPUs)",
+        "HostConfig.UsernsMode": "user namespaces are not remapped",
+        "HostConfig.StorageOpt": "the writable layer has no quota",
+        "HostConfig.CpuRealtimePeriod": "real-time scheduling of cgroups is not passed on",
+        "HostConfig.CpuRealtimeRuntime": "real-time scheduling of cgroups is not passed on",
+        "HostConfig.BlkioWeightDevice": _NO_THROTTLING,
+        "HostConfig.BlkioDeviceReadBps": _NO_THROTTLING,
+        "HostConfig.BlkioDeviceWriteBps": _NO_THROTTLING,
+        "HostConfig.BlkioDeviceReadIOps": _NO_THROTTLING,
+        "HostConfig.BlkioDeviceWriteIOps": _NO_THROTTLING,
+    },
+    network_modes=frozenset({"bridge", "none", "host", "container"}),
+    min_memory_bytes=MIN_MEMORY_BYTES,
+)
+
+
+class OciRuntime:
+    """One of crun and runc. ``tasks`` owns what waits for the containers; it must outlive the last use.
+
+    :param exec_root: directory for bundles, sockets and state, emptied by a reboot; may be shared by both.
+    :param seccomp_profile: Docker-format profile for containers that name none; a missing file means none.
+    :param init: static program that is process 1 of containers that ask for an init.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        binary: Path,
+        conmon: Path,
+        exec_root: Path,
+        tasks: TaskGroup,
+        seccomp_profile: Path,
+        init: Path,
+    ) -> None:
+        self._exec_root = exec_root
+        self._init = init
+        self._default_seccomp = _load_profile(seccomp_profile)
+        self._hierarchies = get_hierarchies()
+        exec_root.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self._tools = Tools(
+            name=name,
+            binary=binary,
+            conmon=conmon,
+            arguments=("--root", str(exec_root / f".{name}")),
+            facts=get_facts(self._hierarchies),
+            tasks=tasks,
+        )
+
+    @property
+    def name(self) -> str:
+        return self._tools.name
+
+    @property
+    def features(self) -> Features:
+        return FEATURES
+
+    async def create(self, spec: TaskSpec) -> OciTask:
+        """Make the container; it waits for ``start``."""
+        home = self._home(spec.id)
+        if home.directory.exists():
+            await self.forget(spec.id)
+        async with contextlib.AsyncExitStack() as undo:
+            self._write_bundle(spec, home, undo)
+            cgroup = Cgroup(cgroup_path(spec), self._hierarchies)
+            undo.push_async_callback(_delete_shielded, cgroup)
+            undo.callback(shutil.rmtree, home.state, ignore_errors=True)
+            record, child = await self._run_conmon(spec, home)
+            first = open_process(record.pid)
+            if first is None:
+                await child.wait()
+                raise failures.translate(
+                    "the first process ended at once", program=record.program, action="create"
+                )
+            undo.callback(first.close)
+            record = msgspec.structs.replace(record, pid_start=first.start_time)
+            home.save(record)
+            if spec.resources.blkio_weight:  # crun fails where the kernel has no weights; Docker discards
+                cgroup.set_limits(spec.resources)
+            undo.pop_all()
+        task = OciTask(
+            spec.id,
+            tools=self._tools,
+            home=home,
+            record=record,
+            cgroup=cgroup,
+            first=first,
+            supervisor=child,
+        )
+        self._tools.tasks.start_soon(task.watch)
+        return task
+
+    async def find(self, container_id: ContainerId) -> OciTask | None:
+        """Find a container that an earlier engine made with this runtime, running or ended."""
+        home = self._home(container_id)
+        record = home.load()
+        if record is None or record.runtime != self.name or record.pid == 0:
+            return None
+        task = OciTask(
+            container_id,
+            tools=self._tools,
+            home=home,
+            record=record,
+            cgroup=Cgroup(record.cgroup, self._hierarchies),
+            first=open_process(record.pid, start_time=record.pid_start),
+            supervisor=open_process(record.conmon_pid, start_time=record.conmon_start),
+        )
+        self._tools.tasks.start_soon(task.watch)
+        return task
+
+    async def forget(self, container_id: ContainerId) -> None:
+        """Clean up whatever a container of this id left."""
+        home = self._home(container_id)
+        record = home.load()
+        if record is not None:
+            supervisor = open_process(record.conmon_pid, start_time=record.conmon_start)
+            if supervisor is not None:
+                with contextlib.closing(supervisor):
+                    conmon.kill_children(supervisor.pid)
+                    supervisor.send_signal(9)
+                    await supervisor.wait()
+            await Cgroup(record.cgroup, self._hierarchies).delete()
+        shutil.rmtree(home.state, ignore_errors=True)
+        shutil.rmtree(home.directory, ignore_errors=True)
+
+    # --- machinery ---
+
+    def _home(self, container_id: ContainerId) -> Home:
+        return Home(
+            directory=self._exec_root / container_id,
+            state=self._exec_root / f".{self.name}" / container_id,
+        )
+
+    def _write_bundle(self, spec: TaskSpec, home: Home, undo: contextlib.AsyncExitStack) -> None:
+        if not isinstance(spec.rootfs, DirectoryRootfs):
+            raise InvalidParameter("a container needs a directory as its root file system")
+        if spec.init and not self._init.exists():
+            raise InvalidParameter(f"the init {self._init} is not installed: apt install tini")
+        home.directory.mkdir(mode=0o711)
+        undo.callback(shutil.rmtree, home.directory, ignore_errors=True)
+        found = Found(
+            user=find_user(spec.rootfs.path, spec.process.user, group_add=spec.process.group_add),
+            devices=find_devices(spec.security),
+            files=_write_files(spec.files, home.files),
+            init=self._init,
+            default_seccomp=self._default_seccomp,
+        )
+        config = build_config(spec, found, self._tools.facts)
+        home.config.write_bytes(msgspec.json.encode(config))
+
+    async def _run_conmon(self, spec: TaskSpec, home: Home) -> tuple[Record, process.Spawned]:
+        plan = conmon.Plan(
+            conmon=self._tools.conmon,
+            runtime=self._tools.binary,
+            runtime_args=self._tools.arguments,
+            container_id=spec.id,
+            name=spec.id,
+            directory=home.directory,
+            log_path=None if spec.log_path == Path(os.devnull) else spec.log_path,
+            tty=spec.process.tty,
+            open_stdin=spec.process.open_stdin,
+            keep_stdin=not spec.process.stdin_once,
+        )
+        try:
+            async with conmon.Launch(plan) as launch:
+                child = launch.conmon
+                record = Record(
+                    runtime=self.name,
+                    cgroup=cgroup_path(spec),
+                    conmon_pid=child.pid,
+                    conmon_start=get_start_time(child.pid) or 0,
+                    program=spec.process.args[0],
+                    open_stdin=spec.process.open_stdin,
+                    stdin_once=spec.process.stdin_once,
+                    host_network=spec.network.host,
+                )
+                home.save(record)  # the runtime is at work meanwhile
+                pid = await launch.wait_started()
+        except conmon.RuntimeFailed as error:
+            raise failures.translate(error.output, program=spec.process.args[0], action="create") from error
+        return msgspec.structs.replace(record, pid=pid), child
+
+
+async def find_runtimes(candidates: Mapping[str, Path]) -> dict[str, Path]:
+    """Return those of the runtimes (path by name) that work on this host.
+
+    crun 1.8 refuses a hybrid host until the v1 trees it misses are mounted: that is done here, where it can
+    be done. A runtime that then cannot list its containers is left out.
+    """
+    await ensure_hierarchies()
+    found = {}
+    for name, binary in candidates.items():
+        with contextlib.suppress(ToolFailed):
+            await process.run([binary, "--version"], timeout_s=PROBE_TIMEOUT_S)
+            found[name] = binary
+    return found
+
+
+def _load_profile(path: Path) -> Profile | None:
+    try:
+        return parse_profile(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _write_files(files: Mapping[str, bytes], directory: Path) -> dict[str, Path]:
+    """Write what is mounted into the container; return where each lies, by target."""
+    written = {}
+    if files:
+        directory.mkdir(mode=0o711)
+    for number, (target, content) in enumerate(files.items()):
+        path = directory / f"{number}-{Path(target).name}"
+        path.write_bytes(content)
+        path.chmod(0o644)
+        written[target] = path
+    return written
+
+
+async def _delete_shielded(cgroup: Cgroup) -> None:
+    with anyio.CancelScope(shield=True):
+        await cgroup.delete()

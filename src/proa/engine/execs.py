@@ -22,7 +22,7 @@ from proa.engine.unit import Units
 from proa.model.errors import Conflict, EngineError, InvalidParameter, NoSuchExec, StartFailed, WrongState
 from proa.model.ids import ContainerId, ExecId, new_id
 from proa.model.task import ProcessSpec
-from proa.runtime.seam import Process, Stdio
+from proa.runtime.seam import Process, Stdio, StreamId
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +130,9 @@ class Execs:
             raise
         self._processes[one.id] = process
         self._change(one.id, pid=process.pid)
-        self._tasks.start_soon(self._supervise, one.id, process, name=f"exec {one.id[:12]}")
-        return process.stdio
+        ended = anyio.Event()
+        self._tasks.start_soon(self._supervise, one.id, process, ended, name=f"exec {one.id[:12]}")
+        return None if process.stdio is None else _ExecStdio(process.stdio, ended)
 
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         """Set the size of its terminal. Raises WrongState when it does not run."""
@@ -146,7 +147,13 @@ class Execs:
         for one in [one for one in self._execs.values() if one.container_id == container_id]:
             del self._execs[one.id]
 
-    async def _supervise(self, exec_id: ExecId, process: Process) -> None:
+    async def _supervise(self, exec_id: ExecId, process: Process, ended: anyio.Event) -> None:
+        try:
+            await self._watch(exec_id, process)
+        finally:
+            ended.set()
+
+    async def _watch(self, exec_id: ExecId, process: Process) -> None:
         try:
             status = await process.wait()
             code = status.code
@@ -201,6 +208,27 @@ class Execs:
     def _publish(self, container: Container, action: str, exec_id: str, **extra: str) -> None:
         attributes = {**event_attributes(container), "execID": exec_id, **extra}
         self._events.publish("container", action, container.id, attributes)
+
+
+class _ExecStdio:
+    """The streams of an exec, whose end is told only when its exit status is known.
+
+    ``docker exec`` asks for the status as soon as its stream ends.
+    """
+
+    def __init__(self, inner: Stdio, ended: anyio.Event) -> None:
+        self._inner = inner
+        self._ended = ended
+        self.send = inner.send
+        self.send_eof = inner.send_eof
+        self.aclose = inner.aclose
+
+    async def receive(self) -> tuple[StreamId, bytes]:
+        try:
+            return await self._inner.receive()
+        except anyio.EndOfStream:
+            await self._ended.wait()
+            raise
 
 
 def _merge(env: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from anyio.abc import TaskGroup
 from proa.host import process
 from proa.host.cgroup import Cgroup
 from proa.host.watch import Handle
-from proa.model.errors import Internal, TaskLost, ToolFailed, WrongState
+from proa.model.errors import Internal, StartFailed, TaskLost, ToolFailed, WrongState
 from proa.model.ids import ContainerId, ExecId
 from proa.model.task import ExitStatus, ProcessSpec, ProcessTable, Resources, TaskStats
 from proa.runtime.oci import conmon, failures, stats, stdio, top
@@ -184,13 +184,18 @@ class OciTask:
             exec_spec=directory / SPEC,
             exec_attach=attached,
         )
-        started = await start_process(
-            plan,
-            entry,
-            program=spec.args[0],
-            tasks=self._tools.tasks,
-            ended=self._execs.discard,
-        )
+        try:
+            started = await start_process(
+                plan,
+                entry,
+                program=spec.args[0],
+                tasks=self._tools.tasks,
+                ended=self._execs.discard,
+            )
+        except StartFailed:
+            if self._ended.is_set() or self._first is None or self._first.has_ended():
+                raise WrongState(f"container {self._id} is not running") from None
+            raise
         self._execs.add(started)
         return started
 

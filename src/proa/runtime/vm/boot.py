@@ -133,6 +133,8 @@ def kernel_arguments(accelerator: str, tsc_khz: int) -> str:
     if accelerator == "tcg":
         # Emulated processors do not speculate: the mitigations would cost much and protect nothing.
         words += [f"tsc_early_khz={tsc_khz}", "mitigations=off"]
+        # A fork takes half the time when pages are not cleared twice and page tables have four levels.
+        words += ["init_on_alloc=0", "no5lvl"]
     return " ".join(words)
 
 

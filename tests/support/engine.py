@@ -55,16 +55,13 @@ IMAGE = Image(
 
 
 class StagedDatabase(Database):
-    """A database whose every change is a step."""
+    """A database whose every change is a step once it has a ``stage``."""
 
-    def __init__(self, path: Path, stage: Stage) -> None:
-        self._stage: Stage | None = None
-        super().__init__(path)
-        self._stage = stage
+    stage: Stage | None = None
 
     def execute(self, statement: str, parameters: Parameters = ()) -> int:
-        if self._stage is not None:
-            self._stage.act_now(f"db {statement.split()[0].lower()}")
+        if self.stage is not None:
+            self.stage.act_now(f"db {statement.split()[0].lower()}")
         return super().execute(statement, parameters)
 
 
@@ -324,8 +321,9 @@ class Ground:
         try:
             async with anyio.create_task_group() as tasks:
                 # A lock never released or a stream never ended must fail the test, not hang it.
-                with anyio.fail_after(TIMEOUT_S), StagedDatabase(self.root / "engine.db", stage) as db:
+                with anyio.fail_after(TIMEOUT_S), StagedDatabase(self.root / "engine.db") as db:
                     daemon = self._build(db, stage, tasks, runtimes)
+                    db.stage = stage
                     if restore:
                         await daemon.engine.restore.find_all()
                     try:

@@ -2,8 +2,8 @@
 """What the fakes below the engine have in common: they tell each step before they take it.
 
 A test reads the order of the steps, makes one fail, holds one until it says go, or lets the daemon die
-in front of one: then that step and all later ones of this daemon raise ``Killed`` and have no effect, which is
-what SIGKILL does to it.
+in front of one: then that step and all later ones of this daemon raise ``Killed`` and have no effect, as
+with SIGKILL.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Gate:
 
 
 class Stage:
-    """The steps of one daemon's fakes, in order; ``kill_at`` is the number of the step it does not live to take."""
+    """The steps of one daemon's fakes, in order. It does not live to take step number ``kill_at``."""
 
     def __init__(self, *, kill_at: int | None = None) -> None:
         self.steps: list[str] = []

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from decimal import Decimal
 
 from proa.model.errors import InvalidParameter
 
 Filters = Mapping[str, Sequence[str]]
 """Values of one name are alternatives; names must all match (labels: every one of them)."""
 
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h))")
+_UNIX_TIME = re.compile(r"[+-]?\d{1,15}(\.\d{1,30})?", re.ASCII)  # "nan" and 1e400 are floats too
+_DURATION = re.compile(r"(?:(\d{1,15}(?:\.\d{1,30})?)(ns|us|µs|ms|s|m|h))", re.ASCII)
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -71,21 +73,19 @@ def parse_until_ns(filters: Filters, now_ns: int) -> int | None:
 
 def parse_time_filter_ns(text: str, now_ns: int) -> int:
     """Return Unix nanoseconds of a time, a Unix time or a duration before now. Raises InvalidParameter."""
-    try:
-        return int(float(text) * 1e9)
-    except ValueError:
-        pass
+    if _UNIX_TIME.fullmatch(text):
+        return int(Decimal(text) * 1_000_000_000)
     pieces = _DURATION.findall(text)
     if pieces and "".join(number + unit for number, unit in pieces) == text:
         seconds = sum(float(number) * _UNITS_S[unit] for number, unit in pieces)
-        return now_ns - int(timedelta(seconds=seconds).total_seconds() * 1e9)
+        return now_ns - int(seconds * 1e9)
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError as error:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return int(moment.timestamp() * 1e9)
+    except (ValueError, OverflowError) as error:
         raise InvalidParameter(f"failed to parse value as time or duration: {text!r}") from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1e9)
 
 
 def _has_label(labels: Mapping[str, str], wanted: str) -> bool:

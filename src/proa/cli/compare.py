@@ -45,6 +45,8 @@ def compare(
     from proa.compare.comparison import Options, run
     from proa.compare.document import to_json
 
+    if command[:1] == ("--",):
+        command = command[1:]
     options = Options(rounds=rounds, seconds=seconds)
     with _steps() as progress:
         report = run(get_client(ctx), image, command, options, progress)
@@ -53,9 +55,9 @@ def compare(
         return
     from rich.console import Console
 
-    from proa.compare.render import show
+    from proa.compare.render import FULL_WIDTH, show
 
-    show(report, Console(file=sys.stdout))
+    show(report, Console(file=sys.stdout, width=None if sys.stdout.isatty() else FULL_WIDTH))
 
 
 @contextlib.contextmanager

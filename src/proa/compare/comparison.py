@@ -93,7 +93,8 @@ class _Comparison:
         self._options = options
         self._progress = progress
         self._done = 0
-        self._total = 2 + len(HULLS) * 2 + COLD_BOOTS + WEIGHINGS * len(HULLS) + options.rounds * 8
+        self._boots = min(COLD_BOOTS, options.rounds)
+        self._total = 2 + len(HULLS) * 2 + self._boots + WEIGHINGS * len(HULLS) + options.rounds * 8
         self._stack = ExitStack()
         self.info = client.call(routes.INFO, returns=Info)
         self._image = client.call(routes.IMAGE_INSPECT, name=image, returns=ImageInspect)
@@ -141,7 +142,7 @@ class _Comparison:
         looks, host = self._look_around()
         for round_number in range(self._options.rounds):
             self._round(round_number, working)
-        for _ in range(COLD_BOOTS):
+        for _ in range(self._boots):
             with self._step("cold boot, vm"):
                 if Hull.VM in working:
                     self._startup.boot()

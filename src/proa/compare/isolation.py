@@ -84,7 +84,8 @@ def _each(look: Look | str, cell: Callable[[Look], Cell]) -> Cell:
 
 
 def _count(value: float, unit: str, method: str) -> Cell:
-    return measured([value], unit, f"{method}, read once")
+    singular = {"processes": "process"}.get(unit, unit.removesuffix("s"))
+    return measured([value], singular if value == 1 else unit, f"{method}, read once")
 
 
 def shares_kernel(look: Look, host: Look) -> bool:

@@ -14,7 +14,7 @@ from proa.compare.probing import Prober
 
 TOPIC = "start-up"
 WARM = "warm start"
-COLD_BOOTS = 3  # a cold boot takes seconds under emulation, and varies little
+COLD_BOOTS = 3  # at most: a cold boot takes seconds under emulation, and varies little
 _METHOD = "create request to first line of output, over the API"
 
 

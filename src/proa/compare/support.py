@@ -42,10 +42,8 @@ def rows(looks: Looks, info: Info, image_architecture: str) -> list[Row]:
         Row(
             topic=OS_SUPPORT,
             name="runs inside",
-            container=_when(
-                container, lambda look: f"Linux programs that fit the host's {look.kernel_release}"
-            ),
-            vm=_when(vm, lambda look: f"Linux programs, on a {look.kernel_release} that the engine chooses"),
+            container=_when(container, lambda look: f"what runs on the host's Linux {look.kernel_release}"),
+            vm=_when(vm, lambda look: f"what runs on Linux {look.kernel_release}, the engine's choice"),
         ),
         Row(
             topic=OS_SUPPORT,

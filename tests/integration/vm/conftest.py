@@ -128,7 +128,7 @@ async def stage(templates: Path) -> AsyncIterator[Stage]:
         layers = Layers(base / "layers", exec_root=base / "run")
         layer = layers.get_path((await layers.add(busybox_layer(base))).diff_id)
         async with anyio.create_task_group() as tasks:
-            settings = {
+            settings: dict[str, Any] = {  # Any: keywords of VmRuntime
                 "lib": LIB,
                 "templates": templates,
                 "exec_root": base / "x",

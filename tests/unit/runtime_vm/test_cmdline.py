@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words QEMU gets: golden lists of a template and of a clone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proa.runtime.vm.cmdline import option, render
+from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, Shape
+
+SHAPE = Shape(memory_bytes=256 << 20, vcpus=2, nics=1)
+DEVICES = [
+    "virtio-serial-device,id=serial,max_ports=5",
+    "virtserialport,bus=serial.0,nr=1,chardev=control,name=proa.control",
+    "virtserialport,bus=serial.0,nr=2,chardev=log,name=proa.log",
+    "virtserialport,bus=serial.0,nr=3,chardev=exit,name=proa.exit",
+    "virtserialport,bus=serial.0,nr=4,chardev=fs,name=proa.fs",
+    "virtio-blk-device,id=layers,drive=layers-node",
+    "virtio-blk-device,id=writable,drive=writable-node",
+    "virtio-net-device,id=nic0,netdev=net0",
+]
+
+
+def template() -> Machine:
+    return Machine(
+        qemu=Path("/usr/bin/qemu"),
+        name="t",
+        accelerator="tcg",
+        shape=SHAPE,
+        memory_file=Path("/t/mem"),
+        begins=Boot(kernel=Path("/k"), initramfs=Path("/i"), arguments="a=1,2 quiet"),
+        ports=Ports(monitor_fd=3, control_fd=4, console_fd=5),
+        taps=("tap%d",),
+    )
+
+
+def clone() -> Machine:
+    return Machine(
+        qemu=Path("/usr/bin/qemu"),
+        name="c,1",
+        accelerator="kvm",
+        shape=SHAPE,
+        memory_file=Path("/t,1/mem"),
+        begins=Incoming(state_fd=9),
+        ports=Ports(
+            monitor_fd=3, control_fd=4, console_fd=5, fs_fd=6, log=Path("/l,og"), exit_record=Path("/x/exit")
+        ),
+        layers=Disk(path=Path("/x/layers.vmdk"), is_vmdk=True, read_only=True),
+        writable=Disk(path=Path("/w.ext4")),
+        taps=("tap-a",),
+        run_as=4711,
+    )
+
+
+def values(words: list[str], name: str) -> list[str]:
+    return [words[index + 1] for index, word in enumerate(words) if word == name]
+
+
+def test_a_template() -> None:
+    words = render(template())
+    assert words[0] == "/usr/bin/qemu"
+    assert values(words, "-append") == ["a=1,2 quiet"]
+    assert values(words, "-device") == DEVICES
+    assert values(words, "-object") == [
+        "memory-backend-file,id=memory,size=268435456,mem-path=/t/mem,share=on",
+    ]
+    assert values(words, "-accel") == ["tcg,thread=multi,tb-size=32"]
+    assert values(words, "-blockdev") == [
+        "driver=null-co,node-name=layers-node,size=1099511627776,read-zeroes=on",
+        "driver=null-co,node-name=writable-node,size=1099511627776,read-zeroes=on",
+    ]
+    assert values(words, "-chardev") == [
+        "socket,id=monitor,fd=3,server=on,wait=off",
+        "socket,id=console,fd=5,server=on,wait=off",
+        "socket,id=control,fd=4,server=on,wait=off",
+        "null,id=log",
+        "null,id=exit",
+        "null,id=fs",
+    ]
+    assert "-incoming" not in words
+    assert "-runas" not in words
+    assert values(words, "-sandbox") == [
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+    ]
+
+
+def test_a_clone() -> None:
+    words = render(clone())
+    assert values(words, "-device") == DEVICES
+    assert values(words, "-name") == ["c,,1"]
+    assert values(words, "-accel") == ["kvm"]
+    assert values(words, "-object") == [
+        "memory-backend-file,id=memory,size=268435456,mem-path=/t,,1/mem,share=off",
+    ]
+    assert values(words, "-incoming") == ["defer"]
+    assert "-kernel" not in words
+    assert values(words, "-runas") == ["4711:4711"]
+    assert values(words, "-netdev") == ["tap,id=net0,ifname=tap-a,script=no,downscript=no,vnet_hdr=on"]
+    assert values(words, "-blockdev") == [
+        "driver=vmdk,node-name=layers-node,read-only=on,discard=ignore,"
+        "file.driver=file,file.filename=/x/layers.vmdk",
+        "driver=raw,node-name=writable-node,read-only=off,discard=unmap,"
+        "file.driver=file,file.filename=/w.ext4",
+    ]
+    assert values(words, "-chardev")[3:] == [
+        "file,id=log,path=/l,,og,append=on",
+        "file,id=exit,path=/x/exit,append=on",
+        "socket,id=fs,fd=6",
+    ]
+
+
+def test_commas_are_doubled_once() -> None:
+    assert option("file", path="a,b,,c", id="x") == "file,path=a,,b,,,,c,id=x"

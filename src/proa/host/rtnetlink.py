@@ -77,6 +77,7 @@ RT_SCOPE_UNIVERSE = 0
 RTN_UNICAST = 1
 NUD_NOARP = 0x40  # of a bridge's table: fixed, as "bridge fdb add … static" writes it
 NTF_MASTER = 0x4
+NTF_STICKY = 0x40  # a frame that arrives elsewhere does not move it; Linux 4.20
 
 _IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change mask
 _IFADDR = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, index
@@ -205,7 +206,7 @@ def fix_port_of_mac(index: int, mac: str) -> Message:
     A new container may have the address, hence the MAC, of one that has just gone and whose port the kernel
     has not deleted yet; frames would go there until the new one speaks.
     """
-    body = _NDMSG.pack(socket.AF_BRIDGE, index, NUD_NOARP, NTF_MASTER, 0)
+    body = _NDMSG.pack(socket.AF_BRIDGE, index, NUD_NOARP, NTF_MASTER | NTF_STICKY, 0)
     body += attribute(NDA_LLADDR, parse_mac(mac))
     return Message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, f"place {mac} on port {index}")
 

@@ -3,48 +3,41 @@
 
 What an attachment consists of, in the order it is made, each step undone when a later one fails:
 
-    addresses      chosen by ``ipam``; taken as soon as the record is in the catalog
+    addresses      chosen by ``ipam``; taken when the record is in the catalog
     ports          claimed in ``ports``
     devices        a veth with one end in the namespace (or a tap), a port of the network's bridge
     namespace      mounted under EXEC_ROOT/netns
-    rules          an element for each published port
     names          a file for the network's resolver
+    rules          an element for each published port
     record         in the database
 
-From the choice of addresses to the record nothing is awaited, so no other attach can come between.
+Attaches take turns (``turn``), so that no two choose the same address. Devices are made in a worker thread:
+the kernel takes a millisecond when it is idle, but waits for others' RCU grace periods when it is not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import socket
+import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
-from proa.host.netns import Namespace, NamespacePool, unbind
-from proa.host.rtnetlink import (
-    RouteSocket,
-    VethPair,
-    add_address,
-    add_default_route,
-    create_veth,
-    delete_link,
-    fix_port_of_mac,
-    parse_mac,
-    set_link,
-    set_port,
-)
-from proa.host.tap import create_tap
+import anyio
+import anyio.to_thread
+
+from proa.host.netns import Namespace, NamespacePool
+from proa.host.rtnetlink import parse_mac
 from proa.model.errors import EngineError, Internal, InvalidParameter
 from proa.model.ids import new_id, short
 from proa.model.network import Endpoint, EndpointRequest, Network, PublishedPort
 from proa.model.task import Interface, NetworkAttachment, NetworkKind
 from proa.network import ipam
-from proa.network.bridge import Bridges, alias_of, is_bridge_filtered
+from proa.network.bridge import Bridges
 from proa.network.catalog import Catalog
+from proa.network.devices import DeviceMaker, Plug
 from proa.network.filter import Filter
 from proa.network.names import Resolvers
 from proa.network.ports import PortTable, PortTaken
@@ -79,27 +72,20 @@ class AttachRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TapSettings:
-    """How taps are made. ``owner``: uid of QEMU; None lets in every user that may open /dev/net/tun."""
-
-    owner: int | None = None
-    vnet_hdr: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Attacher:
     """The parts an attachment is made of; all of them belong to ``Networks``."""
 
     exec_root: Path
     catalog: Catalog
     bridges: Bridges
-    route: RouteSocket
+    maker: DeviceMaker
     pool: NamespacePool
     filter: Filter
     ports: PortTable
     resolvers: Resolvers
     reaper: Reaper
-    tap: TapSettings
+    turn: anyio.Lock = field(default_factory=anyio.Lock)
+    threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
 
     async def attach(self, request: AttachRequest) -> Attached:
         """Do all of it or nothing."""
@@ -107,18 +93,20 @@ class Attacher:
         if any(network.driver == "host" for network in networks):
             return Attached(attachment=NetworkAttachment(host=True), endpoints=(), ports=())
         self.detach(request.container_id)  # of a start that a dead daemon did not finish
+        self.reaper.hold_back()
         namespace = await self._take_namespace(request)
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as always:
             if namespace is not None:
                 # On success it lives by its mount; otherwise its end takes the veths with it.
-                undo.callback(namespace.close)
-            with contextlib.ExitStack() as steps:
-                record = self._build(request, namespace, steps)
-                steps.pop_all()
+                always.callback(namespace.close)
+            async with self.turn:
+                with contextlib.ExitStack() as undo:
+                    record = await self._build(request, namespace, undo)
+                    undo.pop_all()
         return attached_of(record)
 
     def detach(self, container_id: str) -> Record | None:
-        """Take a container off its networks; the kernel ends the namespace and its veths later. Idempotent.
+        """Take a container off its networks; its devices and its namespace end a moment later. Idempotent.
 
         A step that fails is logged, and the others are done all the same.
         """
@@ -131,11 +119,7 @@ class Attacher:
         with _logged("names"):
             for endpoint in record.endpoints:
                 self.resolvers.remove(self.catalog.of_id(endpoint.network_id), endpoint)
-        with _logged("namespace"):
-            if record.namespace is not None:
-                unbind(record.namespace)
-        # A veth goes with its namespace, unless another container has joined that.
-        self.reaper.bury(place.interface.device for place in record.places)
+        self.reaper.bury(record)
         self._forget_udp(record.ports)
         return record
 
@@ -149,21 +133,18 @@ class Attacher:
         except OSError as error:
             raise Internal(f"cannot make a network namespace: {error}") from error
 
-    def _build(
+    async def _build(
         self, request: AttachRequest, namespace: Namespace | None, undo: contextlib.ExitStack
     ) -> Record:
         record = self._plan(request)
         if record.target is not None and request.ports:
             record = replace(record, ports=self._claim(record, request.ports))
             undo.callback(self.ports.release, record.container_id, record.ports)
+        await self.reaper.make_way(record)
+        undo.callback(self.reaper.bury, record)
+        plugs = [self._plug_of(place) for place in record.places]
         try:
-            for place in record.places:
-                self._plug(place, namespace, undo)
-            if namespace is not None:
-                assert record.namespace is not None
-                unbind(record.namespace)
-                namespace.bind(record.namespace)
-                undo.callback(unbind, record.namespace)
+            await anyio.to_thread.run_sync(self.maker.make, record, plugs, namespace, limiter=self.threads)
             for endpoint in record.endpoints:
                 if endpoint.dns_names:
                     network = self.catalog.of_id(endpoint.network_id)
@@ -189,7 +170,8 @@ class Attacher:
             if place.interface.gateway is not None:
                 target = place.interface.address.ip
             places.append(place)
-        path = self.exec_root / "netns" / short(request.container_id)
+        # A name of its own: the namespace of the container's last run may not be gone yet.
+        path = self.exec_root / "netns" / f"{short(request.container_id)}-{secrets.token_hex(3)}"
         return Record(
             container_id=request.container_id,
             kind=request.kind,
@@ -269,44 +251,13 @@ class Attacher:
         except InvalidParameter as error:
             raise InvalidParameter(f"{failed} ({endpoint.endpoint_id}): {error.message}") from error
 
-    def _plug(self, place: Place, namespace: Namespace | None, undo: contextlib.ExitStack) -> None:
+    def _plug_of(self, place: Place) -> Plug:
         network = self.catalog.of_id(place.endpoint.network_id)
-        bridge = self.bridges.index(network)
-        if namespace is None:
-            index = self._make_tap(place.interface, bridge, undo)
-        else:
-            index = self._make_veth(place.interface, bridge, namespace)
-        messages = [fix_port_of_mac(index, place.interface.mac)]
-        isolated, hairpin = is_off(network.options, OPTION_ICC), is_bridge_filtered()
-        if isolated or hairpin:
-            messages.append(set_port(index, isolated=isolated, hairpin=hairpin))
-        self.route.transact(*messages)
-
-    def _make_veth(self, interface: Interface, bridge: int, namespace: Namespace) -> int:
-        pair = VethPair(
-            device=interface.device,
-            bridge=bridge,
-            peer=interface.name,
-            peer_mac=interface.mac,
-            namespace=namespace.fd,
-            mtu=interface.mtu,
+        return Plug(
+            interface=place.interface,
+            bridge=self.bridges.index(network),
+            isolated=is_off(network.options, OPTION_ICC),
         )
-        self.route.transact(create_veth(pair))
-        peer = namespace.route.find_link(interface.name)
-        assert peer is not None
-        messages = [set_link(peer.index, up=True), add_address(peer.index, interface.address)]
-        if interface.gateway is not None:
-            messages.append(add_default_route(peer.index, interface.gateway))
-        namespace.route.transact(*messages)
-        return socket.if_nametoindex(interface.device)
-
-    def _make_tap(self, interface: Interface, bridge: int, undo: contextlib.ExitStack) -> int:
-        create_tap(interface.device, owner=self.tap.owner, vnet_hdr=self.tap.vnet_hdr)
-        index = socket.if_nametoindex(interface.device)
-        undo.callback(self.route.transact, delete_link(index))
-        alias = alias_of(self.exec_root)
-        self.route.transact(set_link(index, up=True, master=bridge, mtu=interface.mtu, alias=alias))
-        return index
 
     def _forget_udp(self, ports: Sequence[PublishedPort]) -> None:
         targets = frozenset((port.host_ip, port.host_port) for port in ports if port.protocol == "udp")

@@ -34,7 +34,6 @@ from proa.network.attach import (
     Attached,
     Attacher,
     AttachRequest,
-    TapSettings,
     attached_of,
 )
 from proa.network.bridge import (
@@ -44,6 +43,7 @@ from proa.network.bridge import (
     table_name,
 )
 from proa.network.catalog import Catalog
+from proa.network.devices import DeviceMaker, TapSettings
 from proa.network.filter import Filter
 from proa.network.host_files import RESOLV_CONF, read_hosts, read_resolv_conf
 from proa.network.names import Resolvers
@@ -91,6 +91,7 @@ class Networks:
         self._changing = anyio.Lock()
         self._route = RouteSocket()
         self._bridges = Bridges(self._route, exec_root)
+        self._maker = DeviceMaker(exec_root, self._settings.tap)
         self._ports = PortTable()
         self._filter = Filter(table_name(exec_root), self._catalog)
         self._pool = NamespacePool(tasks)
@@ -100,13 +101,12 @@ class Networks:
             exec_root=exec_root,
             catalog=self._catalog,
             bridges=self._bridges,
-            route=self._route,
+            maker=self._maker,
             pool=self._pool,
             filter=self._filter,
             ports=self._ports,
             resolvers=self._resolvers,
             reaper=self._reaper,
-            tap=self._settings.tap,
         )
 
     # --- life of the daemon ---
@@ -148,6 +148,7 @@ class Networks:
         await self._reaper.close()
         self._ports.close()
         self._filter.close()
+        self._maker.close()
         self._route.close()
 
     async def cleanup(self, known_ids: Collection[str]) -> None:
@@ -211,7 +212,7 @@ class Networks:
 
     async def remove(self, ref: str) -> Network:
         """Remove a network without endpoints. Raises NoSuchNetwork, Forbidden."""
-        async with self._changing:
+        async with self._changing, self._attacher.turn:
             network = self._catalog.get(ref)
             if network.name in PREDEFINED:
                 raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The devices of one attachment: veths into a namespace, or taps. Runs in a worker thread, one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from proa.host.netns import Namespace
+from proa.host.rtnetlink import (
+    RouteSocket,
+    VethPair,
+    add_address,
+    add_default_route,
+    create_veth,
+    delete_link,
+    fix_port_of_mac,
+    set_link,
+    set_port,
+)
+from proa.host.tap import create_tap
+from proa.model.task import Interface
+from proa.network.bridge import alias_of, is_bridge_filtered
+from proa.network.store import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapSettings:
+    """How taps are made. ``owner``: uid of QEMU; None lets in every user that may open /dev/net/tun."""
+
+    owner: int | None = None
+    vnet_hdr: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plug:
+    """An interface and where it is plugged in. ``bridge``: device number; ``isolated``: from neighbours."""
+
+    interface: Interface
+    bridge: int
+    isolated: bool
+
+
+class DeviceMaker:
+    """Makes devices by a netlink socket of its own, so that the event loop's thread may use another."""
+
+    def __init__(self, exec_root: Path, tap: TapSettings) -> None:
+        self._alias = alias_of(exec_root)
+        self._tap = tap
+        self._route = RouteSocket()
+
+    def make(self, record: Record, plugs: Sequence[Plug], namespace: Namespace | None) -> None:
+        """Make the devices, and mount the namespace at the record's path.
+
+        :raises OSError: the taps made so far are gone; veths go when the caller closes the namespace.
+        """
+        with contextlib.ExitStack() as undo:
+            for plug in plugs:
+                index = self._make_veth(plug, namespace) if namespace else self._make_tap(plug, undo)
+                self._set_up_port(plug, index)
+            if namespace is not None:
+                assert record.namespace is not None
+                namespace.bind(record.namespace)
+            undo.pop_all()
+
+    def close(self) -> None:
+        self._route.close()
+
+    def _make_veth(self, plug: Plug, namespace: Namespace) -> int:
+        interface = plug.interface
+        pair = VethPair(
+            device=interface.device,
+            bridge=plug.bridge,
+            peer=interface.name,
+            peer_mac=interface.mac,
+            namespace=namespace.fd,
+            mtu=interface.mtu,
+        )
+        self._route.transact(create_veth(pair))
+        peer = namespace.route.find_link(interface.name)
+        assert peer is not None
+        messages = [set_link(peer.index, up=True), add_address(peer.index, interface.address)]
+        if interface.gateway is not None:
+            messages.append(add_default_route(peer.index, interface.gateway))
+        namespace.route.transact(*messages)
+        return socket.if_nametoindex(interface.device)
+
+    def _make_tap(self, plug: Plug, undo: contextlib.ExitStack) -> int:
+        interface = plug.interface
+        create_tap(interface.device, owner=self._tap.owner, vnet_hdr=self._tap.vnet_hdr)
+        index = socket.if_nametoindex(interface.device)
+        undo.callback(self._route.transact, delete_link(index))
+        self._route.transact(
+            set_link(index, up=True, master=plug.bridge, mtu=interface.mtu, alias=self._alias)
+        )
+        return index
+
+    def _set_up_port(self, plug: Plug, index: int) -> None:
+        messages = [fix_port_of_mac(index, plug.interface.mac)]
+        hairpin = is_bridge_filtered()
+        if plug.isolated or hairpin:
+            messages.append(set_port(index, isolated=plug.isolated, hairpin=hairpin))
+        self._route.transact(*messages)

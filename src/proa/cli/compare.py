@@ -14,10 +14,11 @@ from proa.cli.context import get_client
 MAX_ROUNDS = 1000
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option(
     "-n",
-    "--rounds",
+    "--runs",
+    "rounds",
     type=click.IntRange(1, MAX_ROUNDS),
     default=10,
     show_default=True,

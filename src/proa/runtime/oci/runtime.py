@@ -27,8 +27,10 @@ from proa.model.errors import InvalidParameter, ToolFailed
 from proa.model.ids import ContainerId
 from proa.model.task import DirectoryRootfs, NetworkKind, RootfsKind, TaskSpec
 from proa.runtime.oci import conmon, failures
+from proa.runtime.oci.binary import SealedBinary
 from proa.runtime.oci.devices import find_devices
 from proa.runtime.oci.facts import get_facts
+from proa.runtime.oci.filters import FilterCache
 from proa.runtime.oci.record import Home, Record
 from proa.runtime.oci.seccomp import Profile, parse_profile
 from proa.runtime.oci.spec import Found, build_config, cgroup_path
@@ -83,10 +85,11 @@ class OciRuntime:
         self._init = init
         self._default_seccomp = _load_profile(seccomp_profile)
         self._hierarchies = get_hierarchies()
+        self._filters = FilterCache() if name == "crun" else None
         exec_root.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._tools = Tools(
             name=name,
-            binary=binary,
+            binary=SealedBinary(binary),
             conmon=conmon,
             arguments=("--root", str(exec_root / f".{name}")),
             facts=get_facts(self._hierarchies),
@@ -107,7 +110,7 @@ class OciRuntime:
         if home.directory.exists():
             await self.forget(spec.id)
         async with contextlib.AsyncExitStack() as undo:
-            self._write_bundle(spec, home, undo)
+            filter_key = self._write_bundle(spec, home, undo)
             cgroup = Cgroup(cgroup_path(spec), self._hierarchies)
             undo.push_async_callback(_delete_shielded, cgroup)
             undo.callback(shutil.rmtree, home.state, ignore_errors=True)
@@ -121,6 +124,8 @@ class OciRuntime:
             undo.callback(first.close)
             record = msgspec.structs.replace(record, pid_start=first.start_time)
             home.save(record)
+            if filter_key and self._filters is not None:
+                self._filters.keep(filter_key, home.state)
             if spec.resources.blkio_weight:  # crun fails where the kernel has no weights; Docker discards
                 cgroup.set_limits(spec.resources)
             undo.pop_all()
@@ -177,7 +182,8 @@ class OciRuntime:
             state=self._exec_root / f".{self.name}" / container_id,
         )
 
-    def _write_bundle(self, spec: TaskSpec, home: Home, undo: contextlib.AsyncExitStack) -> None:
+    def _write_bundle(self, spec: TaskSpec, home: Home, undo: contextlib.AsyncExitStack) -> str:
+        """Write what the runtime is given; return the key of the filter that it is to compile."""
         if not isinstance(spec.rootfs, DirectoryRootfs):
             raise InvalidParameter("a container needs a directory as its root file system")
         if spec.init and not self._init.exists():
@@ -192,12 +198,14 @@ class OciRuntime:
             default_seccomp=self._default_seccomp,
         )
         config = build_config(spec, found, self._tools.facts)
+        key = self._filters.apply(config) if self._filters is not None else ""
         home.config.write_bytes(msgspec.json.encode(config))
+        return key
 
     async def _run_conmon(self, spec: TaskSpec, home: Home) -> tuple[Record, process.Spawned]:
         plan = conmon.Plan(
             conmon=self._tools.conmon,
-            runtime=self._tools.binary,
+            runtime=await self._tools.binary.path(),
             runtime_args=self._tools.arguments,
             container_id=spec.id,
             name=spec.id,

@@ -31,6 +31,7 @@ from proa.model.errors import Internal, StartFailed, TaskLost, ToolFailed, Wrong
 from proa.model.ids import ContainerId, ExecId
 from proa.model.task import ExitStatus, ProcessSpec, ProcessTable, Resources, TaskStats
 from proa.runtime.oci import conmon, failures, stats, stdio, top
+from proa.runtime.oci.binary import SealedBinary
 from proa.runtime.oci.exec import SPEC, OciProcess, read_exit, start_process
 from proa.runtime.oci.facts import HostFacts
 from proa.runtime.oci.record import Home, Record
@@ -48,7 +49,7 @@ class Tools:
     """The programs and facts that all tasks of one runtime share."""
 
     name: str
-    binary: Path
+    binary: SealedBinary
     conmon: Path
     arguments: tuple[str, ...]  # of the runtime, before its command
     facts: HostFacts
@@ -173,7 +174,7 @@ class OciTask:
         directory = self._home.execs / exec_id
         plan = conmon.Plan(
             conmon=self._tools.conmon,
-            runtime=self._tools.binary,
+            runtime=await self._tools.binary.path(),
             runtime_args=self._tools.arguments,
             container_id=self._id,
             name=exec_id,
@@ -241,7 +242,8 @@ class OciTask:
 
     async def _start_by_runtime(self) -> None:
         try:
-            await process.run([self._tools.binary, *self._tools.arguments, "start", self._id])
+            binary = await self._tools.binary.path()
+            await process.run([binary, *self._tools.arguments, "start", self._id])
         except ToolFailed as error:
             raise failures.translate(error.stderr, program=self._record.program, action="start") from error
 

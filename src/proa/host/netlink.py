@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Netlink: building messages, sending them, reading answers. Bytes and sockets; no links or rules.
 
-Messages are packed here by hand instead of by pyroute2: a container's start needs six, and pyroute2 takes
-longer to build one than the kernel to obey it (docs/decisions/0005-netlink.md). What the messages mean is in
+Messages are packed here by hand instead of by pyroute2, which takes nearly as long to build one as the kernel
+to obey it; a container's start needs six (docs/decisions/0005-netlink.md). What the messages mean is in
 ``rtnetlink`` and ``conntrack``.
 
     | length u32 | type u16 | flags u16 | sequence u32 | port u32 |  family header  | attribute… |

@@ -99,7 +99,7 @@ struct outcome {
     int32_t pid;
     uint32_t code;
     int32_t error;
-    bool failed;
+    bool failed, done; /* done: a worker's job came to its end */
     char message[512];
 };
 

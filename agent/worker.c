@@ -2,7 +2,8 @@
 /*
  * Forked children that do for a request what may take long, and report through a pipe.
  *
- * The report is written in one piece of less than PIPE_BUF; a child that ends without one has succeeded.
+ * The report is written in one piece of less than PIPE_BUF. A worker reports its success too; on the way to exec
+ * it is the closing of the pipe that means success.
  */
 #define _GNU_SOURCE
 #include "agent.h"
@@ -94,6 +95,7 @@ bool outcome_read(int fd, struct outcome *outcome, struct buffer *partial)
             buffer_consume(partial, sizeof part);
             if (part.pid)
                 outcome->pid = part.pid;
+            outcome->done = outcome->done || part.done;
             if (part.failed) {
                 part.pid = outcome->pid;
                 *outcome = part;
@@ -109,6 +111,10 @@ static void worker_ready(struct source *source, uint32_t events)
     if (!outcome_read(source->fd, &worker->outcome, &worker->partial))
         return;
     loop_close(source);
+    if (!worker->outcome.done && !worker->outcome.failed) {
+        worker->outcome.failed = true;
+        snprintf(worker->outcome.message, sizeof worker->outcome.message, "the agent's worker died");
+    }
     worker->done(worker->asked ? &worker->request : NULL, &worker->outcome);
     loop_free(worker);
 }
@@ -126,6 +132,7 @@ bool worker_run(const struct request *request, worker_job job, worker_done done)
         report_fd = pipes[1];
         signal(SIGPIPE, SIG_DFL);
         job(request ? request->fields : (struct fields){0});
+        report(&(struct outcome){.done = true});
         _exit(0);
     }
     close(pipes[1]);

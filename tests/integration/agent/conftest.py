@@ -148,7 +148,7 @@ def template(scratch: Path) -> Template:
     made = Template(scratch / "memory", scratch / "state")
     machine = Machine(scratch / "template", memory=made.memory)
     try:
-        Link(scratch / "template/control").request(wire.HELLO, (wire.VERSION, 1))
+        Link(scratch / "template/control", timeout_s=180).request(wire.HELLO, (wire.VERSION, 1))
         machine.save(made.state)
     finally:
         machine.stop()
@@ -188,13 +188,21 @@ def guest(template: Template, disks: Disks, scratch: Path) -> Iterator[Guest]:
     try:
         guest.link.request(
             wire.CONFIGURE,
-            *configuration(disks, (wire.WRITABLE_DISK, "vdb"), (wire.INTERFACE, first), (wire.INTERFACE, second)),
+            *configuration(
+                disks, (wire.WRITABLE_DISK, "vdb"), (wire.INTERFACE, first), (wire.INTERFACE, second)
+            ),
             (wire.SYSCTL, [(wire.NAME, "net.ipv4.ip_forward"), (wire.VALUE, "1")]),
             (wire.FILE, [(wire.PATH, "/etc/hosts"), (wire.CONTENT, b"127.0.0.1 localhost\n")]),
-            (wire.FILE, [(wire.PATH, "/etc/machine-id"), (wire.CONTENT, b"a" * 32 + b"\n"), (wire.IF_EMPTY, 1)]),
+            (
+                wire.FILE,
+                [(wire.PATH, "/etc/machine-id"), (wire.CONTENT, b"a" * 32 + b"\n"), (wire.IF_EMPTY, 1)],
+            ),
             (wire.FILE, [(wire.PATH, "/etc/passwd"), (wire.CONTENT, b"no"), (wire.IF_EMPTY, 1)]),
             (wire.FILE, [(wire.PATH, "/evil/made/file"), (wire.CONTENT, b"inside")]),
-            (wire.MOUNT, [(wire.KIND, 1), (wire.TARGET, "/scratch"), (wire.OPTIONS, "size=1m,mode=700,noexec")]),
+            (
+                wire.MOUNT,
+                [(wire.KIND, 1), (wire.TARGET, "/scratch"), (wire.OPTIONS, "size=1m,mode=700,noexec")],
+            ),
             (wire.PIDS_MAX, 100),
             (wire.SHM_SIZE, 1 << 20),
         )

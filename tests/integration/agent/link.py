@@ -51,7 +51,9 @@ def encode(fields: Iterable[Pair]) -> bytes:
     out = bytearray()
     for key, value in fields:
         if isinstance(value, int):
-            data = struct.pack("<Q" if key in _WIDE else "<I", value & (2**64 - 1 if key in _WIDE else 2**32 - 1))
+            data = struct.pack(
+                "<Q" if key in _WIDE else "<I", value & (2**64 - 1 if key in _WIDE else 2**32 - 1)
+            )
         elif isinstance(value, str):
             data = value.encode()
         elif isinstance(value, bytes):
@@ -103,7 +105,7 @@ class Refused(Exception):
 class Link:
     """One connection to the port proa.control."""
 
-    def __init__(self, path: Path, *, timeout_s: float = 30) -> None:
+    def __init__(self, path: Path, *, timeout_s: float = 60) -> None:
         self.timeout_s = timeout_s
         self.auto_credit = True  # give back what was read at once
         self.output: dict[tuple[int, int], bytearray] = defaultdict(bytearray)
@@ -192,14 +194,15 @@ class Link:
     def feed(self, process: int, data: bytes) -> None:
         """Send input within the credit."""
         self._deadline = time.monotonic() + self.timeout_s
-        while data and process not in self.stdin_closed:
+        at = 0
+        while at < len(data) and process not in self.stdin_closed:
             if self.stdin_credit[process] == 0:
                 self.step()
                 continue
-            part = data[: min(self.stdin_credit[process], 65536)]
+            part = data[at : at + min(self.stdin_credit[process], 65536)]
             self.send(STDIN, process, part)
             self.stdin_credit[process] -= len(part)
-            data = data[len(part) :]
+            at += len(part)
 
     def wait(self, process: int) -> int:
         """Wait for the exit and the end of both streams; return the code."""

@@ -19,7 +19,7 @@ from proa.storage.erofs import ImageWriter
 from proa.storage.tar import Stream, iter_entries
 from proa.storage.tree import Tree
 
-LIB = Path(sys.prefix) / "lib" / "proa"
+LIB = Path(os.environ.get("PROA_TEST_LIB") or Path(sys.prefix) / "lib/proa")
 MEMORY_MB = 256
 PLACEHOLDER = 1 << 40
 TEMPLATE_MACS = ("52:54:00:00:00:01", "52:54:00:00:00:02")
@@ -56,8 +56,15 @@ def make_layer(path: Path, entries: Iterable[tuple[tarfile.TarInfo, bytes]]) -> 
     return path.stat().st_size
 
 
-def entry(name: str, content: bytes = b"", *, mode: int = 0o644, kind: bytes = tarfile.REGTYPE, link: str = "",
-          owner: int = 0) -> tuple[tarfile.TarInfo, bytes]:
+def entry(
+    name: str,
+    content: bytes = b"",
+    *,
+    mode: int = 0o644,
+    kind: bytes = tarfile.REGTYPE,
+    link: str = "",
+    owner: int = 0,
+) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.mode, info.type, info.linkname, info.uid, info.gid = mode, kind, link, owner, owner
     return info, content
@@ -66,8 +73,16 @@ def entry(name: str, content: bytes = b"", *, mode: int = 0o644, kind: bytes = t
 class Machine:
     """One QEMU. Files lie in ``directory``: control, qmp, fs (sockets), log, exit, console."""
 
-    def __init__(self, directory: Path, *, layers: Path | None = None, writable: Path | None = None,
-                 memory: Path | None = None, template: bool = False, incoming: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        layers: Path | None = None,
+        writable: Path | None = None,
+        memory: Path | None = None,
+        template: bool = False,
+        incoming: Path | None = None,
+    ) -> None:
         self.directory = directory
         directory.mkdir(exist_ok=True)
         memory = memory or directory / "memory"
@@ -77,7 +92,12 @@ class Machine:
             *("-display", "none", "-accel", "tcg,thread=multi,tb-size=32", "-cpu", "max", "-smp", "1"),
             *("-m", f"{MEMORY_MB}M"),
             *("-object", f"memory-backend-file,id=mem,size={MEMORY_MB}M,mem-path={memory},share={share}"),
-            *("-chardev", f"socket,id=qmp,path={directory}/qmp,server=on,wait=off", "-mon", "qmp,mode=control"),
+            *(
+                "-chardev",
+                f"socket,id=qmp,path={directory}/qmp,server=on,wait=off",
+                "-mon",
+                "qmp,mode=control",
+            ),
             *("-chardev", f"file,id=console,path={directory}/console", "-serial", "chardev:console"),
             *("-device", "virtio-serial-device,id=serial,max_ports=5"),
             *self._port(1, "control", f"socket,id=control,path={directory}/control,server=on,wait=off"),
@@ -94,7 +114,8 @@ class Machine:
             command += ["-incoming", "defer"]
         else:
             arguments = (
-                f"console=ttyS0 quiet panic=-1 reboot=t tsc_early_khz={tsc_khz()} tsc=reliable no_timer_check"
+                "console=ttyS0 quiet panic=-1 reboot=t mitigations=off init_on_alloc=0 no5lvl "
+                f"tsc_early_khz={tsc_khz()} tsc=reliable no_timer_check"
             )
             command += ["-kernel", str(LIB / "kernel/vmlinuz"), "-initrd", str(LIB / "initramfs.cpio")]
             command += ["-append", arguments]
@@ -160,7 +181,9 @@ class Machine:
     def save(self, state: Path) -> None:
         """Turn into a template: memory stays in its file, the devices go to ``state``."""
         ignore = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
-        self.qmp(("stop", {}), ("migrate-set-capabilities", ignore), ("migrate", {"uri": f"exec:cat>{state}"}))
+        self.qmp(
+            ("stop", {}), ("migrate-set-capabilities", ignore), ("migrate", {"uri": f"exec:cat>{state}"})
+        )
         self.wait_migrated()
         self.stop()
 

@@ -96,7 +96,9 @@ def test_the_agent_is_out_of_sight(guest: Guest) -> None:
 
 
 def test_statistics(guest: Guest) -> None:
-    guest.shell("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/big bs=64k count=32 2>&1; sync")
+    guest.shell(
+        "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/big bs=64k count=32 2>&1; sync"
+    )
     stats = guest.link.request(wire.STATS)
     assert stats.number(wire.CPU_TOTAL_NS) > 10_000_000
     assert stats.number(wire.SYSTEM_CPU_NS) > stats.number(wire.CPU_TOTAL_NS)

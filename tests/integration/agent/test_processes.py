@@ -68,13 +68,21 @@ def test_home_path_and_directory(guest: Guest) -> None:
 def test_capabilities_and_limits(guest: Guest) -> None:
     limit = [(wire.RESOURCE, 7), (wire.SOFT, 77), (wire.HARD, 88)]  # RLIMIT_NOFILE
     fields = ((wire.RLIMIT, limit), (wire.NO_NEW_PRIVS, 1), (wire.OOM_SCORE_ADJ, 5))
-    text = guest.run("sh", "-c", "grep -E 'Cap|NoNew' /proc/self/status; ulimit -n; cat /proc/self/oom_score_adj", fields=fields)[1]
+    text = guest.run(
+        "sh",
+        "-c",
+        "grep -E 'Cap|NoNew' /proc/self/status; ulimit -n; cat /proc/self/oom_score_adj",
+        fields=fields,
+    )[1]
     assert "CapBnd:\t00000000a80425fb" in text
     assert "CapEff:\t00000000a80425fb" in text
     assert "CapInh:\t0000000000000000" in text
     assert "NoNewPrivs:\t1" in text
     assert text.endswith("77\n5\n")
-    assert "CapEff:\t0000000000000000" in guest.run("grep", "Cap", "/proc/self/status", fields=((wire.USER, "app"),))[1]
+    assert (
+        "CapEff:\t0000000000000000"
+        in guest.run("grep", "Cap", "/proc/self/status", fields=((wire.USER, "app"),))[1]
+    )
 
 
 def test_exit_codes(guest: Guest) -> None:
@@ -83,7 +91,9 @@ def test_exit_codes(guest: Guest) -> None:
 
 
 def test_signals(guest: Guest) -> None:
-    process = guest.spawn("sh", "-c", "trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.05; done")
+    process = guest.spawn(
+        "sh", "-c", "trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.05; done"
+    )
     guest.link.wait_output(process, b"ready")
     guest.link.request(wire.SIGNAL, (wire.PROCESS, process), (wire.SIGNAL_NUMBER, 10))
     assert guest.link.wait(process) == 5
@@ -162,13 +172,17 @@ def test_a_full_input_holds_back_its_sender_alone(guest: Guest) -> None:
 
 
 def test_detach_and_attach(guest: Guest) -> None:
-    process = guest.spawn("sh", "-c", "read a; echo $a; read a; echo $a; read a; echo $a", fields=((wire.OPEN_STDIN, 1),))
+    process = guest.spawn(
+        "sh", "-c", "read a; echo $a; read a; echo $a; read a; echo $a", fields=((wire.OPEN_STDIN, 1),)
+    )
     guest.link.feed(process, b"one\n")
     guest.link.wait_output(process, b"one")
     guest.link.request(wire.DETACH, (wire.PROCESS, process))
     guest.link.feed(process, b"two\n")
     guest.link.quiet(0.2)
-    guest.link.request(wire.ATTACH, (wire.PROCESS, process), (wire.CREDIT_STDOUT, 1000), (wire.CREDIT_STDERR, 1000))
+    guest.link.request(
+        wire.ATTACH, (wire.PROCESS, process), (wire.CREDIT_STDOUT, 1000), (wire.CREDIT_STDERR, 1000)
+    )
     guest.link.feed(process, b"three\n")
     assert guest.link.wait(process) == 0
     assert guest.link.output[process, 1] == b"one\nthree\n"
@@ -178,7 +192,10 @@ def test_many_at_once(guest: Guest) -> None:
     processes = [guest.spawn("sh", "-c", f"seq 1000; exit {n}") for n in range(20)]
     assert [guest.link.wait(process) for process in processes] == list(range(20))
     assert {len(guest.link.output[process, 1]) for process in processes} == {3893}
-    states = {record.number(wire.PROCESS): record.number(wire.STATE) for record in guest.link.request(wire.LIST).nested(wire.RECORD)}
+    states = {
+        record.number(wire.PROCESS): record.number(wire.STATE)
+        for record in guest.link.request(wire.LIST).nested(wire.RECORD)
+    }
     assert all(states[process] == 3 for process in processes)
     for process in processes:
         guest.link.request(wire.RELEASE, (wire.PROCESS, process))
@@ -191,7 +208,9 @@ def test_an_orphan_of_an_exec(guest: Guest) -> None:
 
 
 def test_the_host_comes_back(guest: Guest) -> None:
-    process = guest.spawn("sh", "-c", "echo before; while read a; do echo $a; done; exit 6", fields=((wire.OPEN_STDIN, 1),))
+    process = guest.spawn(
+        "sh", "-c", "echo before; while read a; do echo $a; done; exit 6", fields=((wire.OPEN_STDIN, 1),)
+    )
     guest.link.wait_output(process, b"before")
     flood = guest.spawn("yes", credit=1 << 30)
     guest.link.quiet(0.05)
@@ -199,13 +218,17 @@ def test_the_host_comes_back(guest: Guest) -> None:
         guest.link.close()  # in the middle of a frame
         guest.link = Link(guest.machine.directory / "control")
         assert guest.link.request(wire.HELLO, (wire.VERSION, 1)).number(wire.CONFIGURED) == 1
-    records = {record.number(wire.PROCESS): record for record in guest.link.request(wire.LIST).nested(wire.RECORD)}
+    records = {
+        record.number(wire.PROCESS): record for record in guest.link.request(wire.LIST).nested(wire.RECORD)
+    }
     assert records[MAIN].number(wire.FLAGS) == 1
     assert records[process].number(wire.STATE) == 2
     assert records[process].number(wire.STDIN_CREDIT) == 65536
     guest.link.request(wire.SIGNAL, (wire.PROCESS, flood), (wire.SIGNAL_NUMBER, 9))
     assert guest.link.wait_exit(flood) == 137
-    guest.link.request(wire.ATTACH, (wire.PROCESS, process), (wire.CREDIT_STDOUT, 1000), (wire.CREDIT_STDERR, 1000))
+    guest.link.request(
+        wire.ATTACH, (wire.PROCESS, process), (wire.CREDIT_STDOUT, 1000), (wire.CREDIT_STDERR, 1000)
+    )
     guest.link.feed(process, b"again\n")
     guest.link.send(wire.STDIN_EOF, process)
     assert guest.link.wait(process) == 6
@@ -223,7 +246,9 @@ def test_a_broken_rule_closes_the_link(guest: Guest) -> None:
 
 
 def test_the_main_process_reads_and_is_logged(guest: Guest) -> None:
-    guest.link.request(wire.ATTACH, (wire.PROCESS, MAIN), (wire.CREDIT_STDOUT, 1000), (wire.CREDIT_STDERR, 1000))
+    guest.link.request(
+        wire.ATTACH, (wire.PROCESS, MAIN), (wire.CREDIT_STDOUT, 1000), (wire.CREDIT_STDERR, 1000)
+    )
     guest.link.feed(MAIN, b"word\n")
     guest.link.wait_output(MAIN, b"got word\n")
     line = guest.machine.read("log").splitlines()[-1]

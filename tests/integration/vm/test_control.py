@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from ipaddress import IPv4Interface
 
 import anyio
 import pytest
 
+from proa.host.watch import wait_pid_exit
 from proa.model.errors import (
     Conflict,
     FeatureMissing,
@@ -21,10 +23,19 @@ from proa.model.errors import (
 )
 from proa.model.ids import ContainerId, ExecId, new_id
 from proa.model.task import Interface, Namespaces, NetworkAttachment, ProcessSpec, Resources, Security
+from proa.runtime.seam import Task
 from proa.runtime.vm.runtime import VmRuntime
+from proa.runtime.vm.task import VmTask
 from tests.integration.vm.conftest import MIB, Stage, end_of, read_all, read_until
 
 pytestmark = pytest.mark.anyio
+
+
+def drop_link(task: Task) -> None:
+    """What the daemon's death does: its sockets are closed."""
+    assert isinstance(task, VmTask)
+    task._guest.close()
+    task._clone.console.close()
 
 
 def exec_id() -> ExecId:
@@ -187,7 +198,7 @@ async def test_found_by_the_next_daemon(stage: Stage) -> None:
     await first.send(b"a\n")
     await read_until(first, b"got a\n")
     async with anyio.create_task_group() as others:
-        # The first runtime object goes on: its link is taken over, as after a crash.
+        drop_link(task)
         later = VmRuntime(**{**stage.settings, "tasks": others})
         found = await later.find(task.id)
         assert found is not None
@@ -217,10 +228,9 @@ async def test_an_end_while_no_daemon_was_there(stage: Stage) -> None:
         task = await earlier.create(spec)
         await task.start()
         tasks.cancel_scope.cancel()
-    task._guest.close()  # type: ignore[attr-defined]
-    task._clone.console.close()  # type: ignore[attr-defined]
-    with anyio.fail_after(20):
-        await task._clone.process.wait()  # type: ignore[attr-defined]
+    drop_link(task)
+    with anyio.fail_after(60):
+        await wait_pid_exit(task.pid)
     found = await stage.runtime.find(spec.id)
     assert found is not None
     assert (await end_of(found)).code == 6
@@ -266,8 +276,6 @@ async def test_what_a_vm_cannot_do_is_refused(stage: Stage) -> None:
     ):
         with pytest.raises(FeatureMissing):
             await stage.create("true", **more)
-    from ipaddress import IPv4Interface
-
     missing = Interface(
         name="eth0",
         device="proa-nothing",

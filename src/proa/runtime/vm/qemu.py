@@ -84,6 +84,7 @@ class HostProcess:
         """Let go of an ended process. Idempotent."""
         if isinstance(self._process, watch.Handle):
             self._process.close()
+            self._process = None  # it has ended: nothing is left to signal or to wait for
 
 
 class Console(asyncio.Protocol):

@@ -74,6 +74,8 @@ class Templates:
         self._qemu_version = qemu_version
         self._making: dict[Shape, anyio.Lock] = {}
         self._checked: dict[Shape, Template] = {}
+        self._cleaning = anyio.Lock()
+        self._is_clean = False
         self._ingredients = ""
         self._ingredients_of: tuple[object, ...] = ()
 
@@ -97,7 +99,7 @@ class Templates:
 
         :raises Unavailable: the guest does not boot.
         """
-        directory = self._make_directory()
+        directory = await self._make_directory()
         try:
             await self._boot_and_save(shape, directory)
             yield Template(memory_file=directory / "mem", state_file=directory / "state")
@@ -105,7 +107,7 @@ class Templates:
             shutil.rmtree(directory, ignore_errors=True)
 
     async def remove_unfinished(self) -> None:
-        """Remove what a daemon that was killed had begun, its QEMU included. Once, before the first use."""
+        """Remove what a daemon that was killed had begun, its QEMU included. Only before the first is made."""
         for directory in self._root.glob(f"{_MAKING}*"):
             with contextlib.suppress(OSError, ValueError):
                 pid, start_time = map(int, (directory / "pid").read_text().split())
@@ -147,7 +149,7 @@ class Templates:
     # --- making ---
 
     async def _make(self, shape: Shape, ingredients: str) -> Template:
-        directory = self._make_directory()
+        directory = await self._make_directory()
         try:
             kernel_release = await self._boot_and_save(shape, directory)
             meta = Meta(
@@ -171,8 +173,12 @@ class Templates:
             raise Internal(f"the memory template in {final} cannot be read back")
         return template
 
-    def _make_directory(self) -> Path:
+    async def _make_directory(self) -> Path:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        async with self._cleaning:
+            if not self._is_clean:
+                await self.remove_unfinished()
+                self._is_clean = True
         directory = self._root / f"{_MAKING}{secrets.token_hex(6)}"
         directory.mkdir(mode=0o700)
         return directory

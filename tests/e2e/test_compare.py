@@ -27,7 +27,7 @@ def proa(daemon: Daemon, *arguments: str, check: bool = True) -> tuple[int, str,
 def report(daemon: Daemon) -> dict[str, object]:
     before = daemon.docker("ps", "-aq").out
     _, out, _ = proa(
-        daemon, "compare", "-n", "2", "--seconds", "0.02", "--json", "busybox", "--", "/bin/echo", "x"
+        daemon, "compare", "-n", "1", "--seconds", "0.02", "--json", "busybox", "--", "/bin/echo", "x"
     )
     assert daemon.docker("ps", "-aq").out == before  # nothing of it is left
     answer = json.loads(out)

@@ -43,7 +43,7 @@ TOPICS = (
     support.PORTABILITY,
 )
 BRIDGE = "bridge"
-WEIGHINGS = 3  # idle instances that are weighed; their memory hardly varies
+WEIGHINGS = 3  # at most: idle instances that are weighed; their memory hardly varies
 
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, what is being done
 
@@ -94,7 +94,8 @@ class _Comparison:
         self._progress = progress
         self._done = 0
         self._boots = min(COLD_BOOTS, options.rounds)
-        self._total = 2 + len(HULLS) * 2 + self._boots + WEIGHINGS * len(HULLS) + options.rounds * 8
+        self._weighings = min(WEIGHINGS, options.rounds)
+        self._total = 2 + len(HULLS) * 2 + self._boots + self._weighings * len(HULLS) + options.rounds * 8
         self._stack = ExitStack()
         self.info = client.call(routes.INFO, returns=Info)
         self._image = client.call(routes.IMAGE_INSPECT, name=image, returns=ImageInspect)
@@ -146,7 +147,7 @@ class _Comparison:
             with self._step("cold boot, vm"):
                 if Hull.VM in working:
                     self._startup.boot()
-        for _ in range(WEIGHINGS):
+        for _ in range(self._weighings):
             for hull in HULLS:
                 with self._step(f"memory, {hull.value}"):
                     self._footprint.weigh(hull)

@@ -73,21 +73,13 @@ def _system_mounts(spec: TaskSpec) -> list[Json]:
 
 
 def _ipc_mounts(namespaces: Namespaces, shm_size_bytes: int) -> list[Json]:
+    hardened = ("nosuid", "noexec", "nodev")
     if namespaces.ipc == "host":
-        return [
-            {
-                "destination": target,
-                "type": "bind",
-                "source": target,
-                "options": ["rbind", "nosuid", "noexec", "nodev"],
-            }
-            for target in ("/dev/mqueue", "/dev/shm")
-        ]
-    size = f"size={shm_size_bytes}"
-    return [
-        _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
-        _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", size),
-    ]
+        # A host need not have /dev/mqueue mounted; in its IPC namespace a new mount shows the same queues.
+        shm = _bind("/dev/shm", Path("/dev/shm"), *hardened)
+    else:
+        shm = _mount("/dev/shm", "tmpfs", "shm", *hardened, "mode=1777", f"size={shm_size_bytes}")
+    return [_mount("/dev/mqueue", "mqueue", "mqueue", *hardened), shm]
 
 
 def _user_mount(mount: Mount) -> Json:

@@ -40,11 +40,11 @@ async def list_processes(pids: Collection[int], ps_args: str) -> ProcessTable:
 
 
 def check_arguments(arguments: Collection[str]) -> None:
-    """Refuse what would hide the column that tells whose line it is. Raises InvalidParameter."""
+    """Refuse another column under the title by which processes are chosen. Raises InvalidParameter."""
     for argument in arguments:
-        found = re.search(r"\bpid\s*=\s*(\S*)", argument)
-        if found and found[1] not in ("", "PID"):
-            raise InvalidParameter(f'specifying "{argument}" is not allowed')
+        for name, title in re.findall(r"(\w*)=\s*(PID\S*)", argument):
+            if not name.lower().endswith("pid") or name.lower().endswith("ppid"):
+                raise InvalidParameter(f'specifying "{name}={title}" is not allowed')
 
 
 def parse_table(text: str, pids: Collection[int]) -> ProcessTable:

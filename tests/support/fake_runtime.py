@@ -61,11 +61,13 @@ class FakeProcess:
         self.ignores: set[int] = (
             set()
         )  # signals without effect; SIGKILL here is a process stuck in the kernel
+        self.traps: dict[int, Callable[[], None]] = {}  # what signals do instead of ending it
         self.size: tuple[int, int] | None = spec.console_size
         self.ended = anyio.Event()
         self.streams: set[FakeStdio] = set()
         self._log_path = log_path
         self._pending: list[int] = []
+        self._resumed = anyio.Event()
         self._input = bytearray()
         self._input_open = spec.open_stdin
         self._input_changed = anyio.Event()
@@ -89,6 +91,17 @@ class FakeProcess:
         with self._log_path.open("ab") as log:
             for tag, line in tagged:
                 log.write(b" ".join([moment, _STREAM_NAMES[stream].encode(), tag, line]) + b"\n")
+
+    def pause(self) -> None:
+        if not self.paused:
+            self.paused = True
+            self._resumed = anyio.Event()
+
+    async def go_on(self) -> None:
+        """Wait while paused."""
+        await anyio.lowlevel.checkpoint()
+        if self.paused:
+            await self._resumed.wait()
 
     async def read(self) -> bytes:
         """Read from standard input; b"" at its end."""
@@ -127,11 +140,14 @@ class FakeProcess:
             self._pending.append(number)
             return
         self.signals.append(number)
-        if number not in self.ignores:
+        if number in self.traps:
+            self.traps[number]()
+        elif number not in self.ignores:
             self.end(128 + number)
 
     def resume(self) -> None:
         self.paused = False
+        self._resumed.set()
         pending, self._pending = self._pending, []
         for number in pending:
             self.signal(number)
@@ -218,7 +234,7 @@ class World:
         self.unknown: dict[str, int] = {}  # programs that cannot be started: exit code of the failure
         self.ignores: set[int] = set()  # what new processes ignore
         self._tasks = tasks
-        self._last_pid = 1000
+        self._last_pid = 5_000_000  # beyond any real one
 
     def end(self, container_id: str, code: int = 0, *, oom_killed: bool = False) -> None:
         """Let a container's first process end."""
@@ -311,7 +327,7 @@ class FakeTask:
     async def pause(self) -> None:
         await self._stage.act("task.pause")
         self._check_running()
-        self._trace.process.paused = True
+        self._trace.process.pause()
 
     async def resume(self) -> None:
         await self._stage.act("task.resume")

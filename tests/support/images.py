@@ -198,3 +198,20 @@ async def stream(data: bytes, size: int = 8192) -> AsyncIterator[bytes]:
 
 async def collect(pieces: AsyncIterator[bytes]) -> bytes:
     return b"".join([piece async for piece in pieces])
+
+
+def layers_of(archive: Path, directory: Path) -> list[Path]:
+    """Take the layers out of a docker archive, lowest first; return their files in ``directory``."""
+    with tarfile.open(archive) as tar:
+
+        def read(name: str) -> bytes:
+            member = tar.extractfile(name)
+            assert member is not None
+            return member.read()
+
+        (image,) = json.loads(read("manifest.json"))
+        paths = []
+        for number, name in enumerate(image["Layers"]):
+            paths.append(directory / f"layer{number}.tar")
+            paths[-1].write_bytes(read(name))
+        return paths

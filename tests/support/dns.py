@@ -32,7 +32,7 @@ def ask(namespace: int | Path, server: IPv4Address, name: str, kind: int = A) ->
 
     def query() -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.settimeout(2.0)
+            client.settimeout(10.0)
             client.sendto(_question(name, kind), (str(server), 53))
             return client.recv(4096)
 

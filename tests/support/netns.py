@@ -31,7 +31,8 @@ from proa.host.rtnetlink import (
 CLONE_NEWNET = 0x40000000
 WAN_HOST = IPv4Interface("203.0.113.1/24")  # the private host's address on its wide area network
 WAN_PEER = IPv4Interface("203.0.113.2/24")  # a machine out there
-CONNECT_TIMEOUT_S = 0.5  # on one machine: what does not answer by then is dropped
+CONNECT_TIMEOUT_S = 10.0  # a connection that should come about does so on the busiest machine
+REFUSED_TIMEOUT_S = 0.4  # what should not, is not waited for
 _OWN = "/proc/thread-self/ns/net"
 
 T = TypeVar("T")
@@ -72,7 +73,9 @@ def private_host() -> Iterator[int]:
         yield outside
 
 
-def exchange(server: socket.socket, client: Callable[[], socket.socket], *, timeout_s: float = 2.0) -> str:
+def exchange(
+    server: socket.socket, client: Callable[[], socket.socket], *, timeout_s: float = CONNECT_TIMEOUT_S
+) -> str:
     """Connect a client to a listening server, pass a byte each way, and return whom the server saw."""
     server.settimeout(timeout_s)
     with client() as near:
@@ -97,6 +100,17 @@ def connect(namespace: int | Path, address: IPv4Address | str, port: int) -> Cal
     return lambda: inside(
         namespace, lambda: socket.create_connection((str(address), port), timeout=CONNECT_TIMEOUT_S)
     )
+
+
+def cannot_connect(namespace: int | Path, address: IPv4Address | str, port: int) -> bool:
+    """Tell whether a connection from a namespace is refused or goes unanswered."""
+    try:
+        inside(
+            namespace, lambda: socket.create_connection((str(address), port), timeout=REFUSED_TIMEOUT_S)
+        ).close()
+    except OSError:
+        return True
+    return False
 
 
 def this_namespace() -> Path:

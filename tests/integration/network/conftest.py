@@ -111,7 +111,7 @@ async def join(
     return Joined(id=container_id, attached=attached)
 
 
-async def eventually(condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
+async def eventually(condition: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
     """Wait for something the kernel or another process does in its own time."""
     with anyio.fail_after(timeout_s):
         while not condition():  # noqa: ASYNC110 - there is no event of it

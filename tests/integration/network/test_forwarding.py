@@ -12,7 +12,16 @@ import pytest
 
 from proa.model.network import NetworkRequest, PublishedPort
 from tests.integration.network.conftest import Opener, join
-from tests.support.netns import WAN_HOST, WAN_PEER, connect, exchange, inside, listen, this_namespace
+from tests.support.netns import (
+    WAN_HOST,
+    WAN_PEER,
+    cannot_connect,
+    connect,
+    exchange,
+    inside,
+    listen,
+    this_namespace,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -51,8 +60,7 @@ async def test_a_published_port_answers_from_everywhere(opened: Opener, outside:
             exchange(server, connect(one.namespace, WAN_HOST.ip, 8080))  # hairpin to itself
             exchange(server, connect(stranger.namespace, WAN_HOST.ip, 8080))
         await networks.detach(one.id)
-        with pytest.raises(OSError):
-            connect(outside, WAN_HOST.ip, 8080)()
+        assert cannot_connect(outside, WAN_HOST.ip, 8080)
 
 
 async def test_a_port_published_on_loopback_stays_there(opened: Opener, outside: int) -> None:
@@ -62,8 +70,7 @@ async def test_a_port_published_on_loopback_stays_there(opened: Opener, outside:
         with listen(one.namespace, 80) as server:
             exchange(server, connect(this_namespace(), "127.0.0.1", 8080))
             for refused in (WAN_HOST.ip, IPv4Address("127.0.0.1")):
-                with pytest.raises(OSError):
-                    connect(outside, refused, 8080)()
+                assert cannot_connect(outside, refused, 8080)
 
 
 async def test_udp_follows_the_rules_of_now(opened: Opener, outside: int) -> None:
@@ -80,7 +87,7 @@ async def test_udp_follows_the_rules_of_now(opened: Opener, outside: int) -> Non
             with server:
                 server.settimeout(0.2)
                 server.bind(("0.0.0.0", 53))
-                for _attempt in range(10):
+                for _attempt in range(50):
                     try:
                         client.send(b"now")
                         data, peer = server.recvfrom(16)
@@ -99,8 +106,7 @@ async def test_networks_are_apart(opened: Opener, outside: int) -> None:
         one, two = await join(networks, "one"), await join(networks, "two")
         with listen(one.namespace, 80):
             for stranger in (two.namespace, outside):
-                with pytest.raises(OSError):
-                    connect(stranger, one.address, 80)()
+                assert cannot_connect(stranger, one.address, 80)
 
 
 async def test_an_internal_network_has_no_way_out(opened: Opener, outside: int) -> None:
@@ -111,8 +117,7 @@ async def test_an_internal_network_has_no_way_out(opened: Opener, outside: int) 
         assert one.attached.endpoints[0].gateway is None
         with listen(one.namespace, 80) as server, listen(outside, 80):
             exchange(server, connect(other.namespace, one.address, 80))
-            with pytest.raises(OSError):
-                connect(one.namespace, WAN_PEER.ip, 80)()
+            assert cannot_connect(one.namespace, WAN_PEER.ip, 80)
 
 
 async def test_containers_cannot_reach_the_hosts_loopback(opened: Opener) -> None:
@@ -150,5 +155,5 @@ async def test_icc_off_keeps_neighbours_apart(opened: Opener) -> None:
         )
         await networks.create(request)
         one, other = await join(networks, "quiet"), await join(networks, "quiet")
-        with listen(one.namespace, 80), pytest.raises(OSError):
-            connect(other.namespace, one.address, 80)()
+        with listen(one.namespace, 80):
+            assert cannot_connect(other.namespace, one.address, 80)

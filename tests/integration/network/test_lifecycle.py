@@ -208,7 +208,7 @@ async def test_two_hundred_rounds_leave_nothing(opened: Opener, root: Path) -> N
             one = await join(networks, "bridge" if number % 2 else "web", ports=ports, kind=kind)
             await networks.detach(one.id)
             await networks.detach(one.id)
-        await eventually(lambda: _traces(root, networks) == before, timeout_s=10)
+        await eventually(lambda: _traces(root, networks) == before)
 
 
 async def test_a_container_without_a_network_has_loopback(opened: Opener) -> None:

@@ -122,6 +122,10 @@ void configure(struct fields fields);
 /* Also called in the loop. False with errno set; entropy may only be absent after the first time. */
 bool set_clock_and_entropy(struct fields fields, bool first);
 void write_text(const char *path, const char *text);
+/* In the template: what needs no identity. The first runs in process 1 and does not fail. */
+void find_network(void);
+void prepare_network(void);
+void prepare_devices(void);
 void setup_network(struct fields fields);
 void mount_rootfs(struct fields fields);
 void mount_devices(struct fields fields);

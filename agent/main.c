@@ -231,6 +231,22 @@ static void switch_root(void)
         die("switch root");
 }
 
+/* What every clone would otherwise do for itself. In a child, because it may fail(). */
+static void prepare(void)
+{
+    find_network();
+    pid_t pid = fork();
+    if (pid == 0) {
+        write_text("/sys/kernel/rcu_expedited", "1"); /* with several CPUs mounts would wait for grace periods */
+        prepare_network();
+        prepare_devices();
+        _exit(0);
+    }
+    int status = 1;
+    if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0)
+        die("preparation failed");
+}
+
 static void find_ports(void)
 {
     static const struct {
@@ -303,6 +319,7 @@ int main(void)
     switch_root();
     protect_from_oom();
     cgroup_prepare();
+    prepare();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     watch_children();
     open_ports();

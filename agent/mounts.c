@@ -21,7 +21,6 @@
 #include <unistd.h>
 
 #define MAX_LINKS 20u
-#define MAX_FILES_SIZE "mode=755,size=16m"
 
 /* --- paths inside the root --- */
 
@@ -270,8 +269,6 @@ void mount_files(struct fields fields)
     unsigned n = 0;
     struct fields rest = fields;
     struct field field;
-    if (mount("tmpfs", FILES, "tmpfs", MS_NOSUID | MS_NODEV, MAX_FILES_SIZE) < 0)
-        fail_errno("mount tmpfs");
     while (fields_next(&rest, &field)) {
         if (field.key != K_FILE)
             continue;

@@ -24,6 +24,7 @@
 #define MAX_NICS 32
 
 struct nic {
+    char name[IFNAMSIZ];
     unsigned index;
     unsigned device; /* N of virtioN: the order on QEMU's command line */
     uint8_t mac[6];
@@ -36,6 +37,8 @@ struct message {
 };
 
 static int netlink = -1;
+static struct nic nics[MAX_NICS];
+static size_t nic_count;
 
 /* --- messages --- */
 
@@ -79,13 +82,21 @@ static void set_link(const struct nic *nic, uint16_t attribute, const void *valu
     message_send(&message, what);
 }
 
-static void link_up(unsigned index)
+static void link_turn(unsigned index, bool up)
 {
     struct message message;
     struct ifinfomsg *info = message_begin(&message, RTM_NEWLINK, 0, sizeof *info);
     info->ifi_index = (int)index;
-    info->ifi_flags = info->ifi_change = IFF_UP;
-    message_send(&message, "set up");
+    info->ifi_change = IFF_UP;
+    info->ifi_flags = up ? IFF_UP : 0;
+    message_send(&message, up ? "set up" : "set down");
+}
+
+static void rename_link(struct nic *nic, const char *name)
+{
+    link_turn(nic->index, false); /* an interface that is up keeps its name */
+    set_link(nic, IFLA_IFNAME, name, strlen(name) + 1, name);
+    snprintf(nic->name, sizeof nic->name, "%s", name);
 }
 
 /* --- addresses --- */
@@ -159,41 +170,40 @@ static int by_device(const void *a, const void *b)
     return left->device < right->device ? -1 : left->device > right->device;
 }
 
-static size_t find_nics(struct nic *nics)
+void find_network(void)
 {
-    size_t count = 0;
     DIR *directory = opendir("/sys/class/net");
     struct dirent *entry;
-    while (directory && count < MAX_NICS && (entry = readdir(directory))) {
-        struct nic *nic = &nics[count];
+    while (directory && nic_count < MAX_NICS && (entry = readdir(directory))) {
+        struct nic *nic = &nics[nic_count];
         char path[300], link[300], text[64];
         snprintf(path, sizeof path, "/sys/class/net/%s/device", entry->d_name);
         ssize_t size = readlink(path, link, sizeof link - 1);
         if (entry->d_name[0] == '.' || size < 0)
             continue;
         link[size] = 0;
-        char *name = strstr(link, "virtio");
-        if (!name || sscanf(name, "virtio%u", &nic->device) != 1)
+        char *device = strstr(link, "virtio");
+        if (!device || sscanf(device, "virtio%u", &nic->device) != 1)
             continue;
         snprintf(path, sizeof path, "/sys/class/net/%s/address", entry->d_name);
         uint8_t *m = nic->mac;
         nic->index = if_nametoindex(entry->d_name);
-        nic->taken = false;
+        snprintf(nic->name, sizeof nic->name, "%.15s", entry->d_name);
         if (read_text(path, text, sizeof text) &&
             sscanf(text, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", m, m + 1, m + 2, m + 3, m + 4, m + 5) == 6)
-            count++;
+            nic_count++;
     }
     if (directory)
         closedir(directory);
-    qsort(nics, count, sizeof *nics, by_device);
-    return count;
+    qsort(nics, nic_count, sizeof *nics, by_device);
+    netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 }
 
-static struct nic *choose_nic(struct nic *nics, size_t count, struct fields fields)
+static struct nic *choose_nic(struct fields fields)
 {
     struct field mac;
     bool match = fields_find(fields, K_IF_MATCH_MAC, &mac) && mac.length == 6;
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < nic_count; i++)
         if (!nics[i].taken && (!match || memcmp(nics[i].mac, mac.bytes, 6) == 0)) {
             nics[i].taken = true;
             return &nics[i];
@@ -212,57 +222,65 @@ static void set_interface_sysctl(const char *family, const char *name, const cha
         close(fd);
 }
 
-static void setup_interface(const struct nic *nic, struct fields fields)
+/* A name such as eth1 may still be another's: it makes room. */
+static void take_name(struct nic *nic, const char *name)
+{
+    if (strcmp(nic->name, name) == 0)
+        return;
+    for (size_t i = 0; i < nic_count; i++)
+        if (strcmp(nics[i].name, name) == 0) {
+            char aside[IFNAMSIZ];
+            snprintf(aside, sizeof aside, "proa%u", nics[i].index);
+            rename_link(&nics[i], aside);
+        }
+    rename_link(nic, name);
+}
+
+static void setup_interface(struct nic *nic, struct fields fields)
 {
     char *name = fields_string(fields, K_IF_NAME, 0);
     struct field mac;
     uint32_t mtu = fields_u32(fields, K_IF_MTU, 0);
     if (!name || strlen(name) >= IFNAMSIZ)
         fail(128, "network: an interface has no usable name");
-    char present[IFNAMSIZ];
-    if (if_indextoname(nic->index, present) && strcmp(present, name) != 0)
-        set_link(nic, IFLA_IFNAME, name, strlen(name) + 1, name);
-    if (fields_find(fields, K_IF_MAC, &mac) && mac.length == 6)
-        set_link(nic, IFLA_ADDRESS, mac.bytes, 6, "MAC address");
+    take_name(nic, name);
     if (mtu)
         set_link(nic, IFLA_MTU, &mtu, sizeof mtu, "MTU");
     char *text;
     bool six = false;
     for (unsigned i = 0; (text = fields_string(fields, K_IF_ADDRESS, i)); i++)
         six = six || strchr(text, ':');
-    set_interface_sysctl("ipv6", name, "disable_ipv6", six ? "0" : "1");
-    /* Neighbours may remember another MAC for a reused address: announce ours when the link comes up. */
-    set_interface_sysctl("ipv4", name, "arp_notify", "1");
+    if (six)
+        set_interface_sysctl("ipv6", name, "disable_ipv6", "0");
+    link_turn(nic->index, true);
     for (unsigned i = 0; (text = fields_string(fields, K_IF_ADDRESS, i)); i++)
         add_address(nic, text);
-    link_up(nic->index);
+    /* After the addresses: with arp_notify a new MAC announces them to neighbours that remember another's. */
+    if (fields_find(fields, K_IF_MAC, &mac) && mac.length == 6)
+        set_link(nic, IFLA_ADDRESS, mac.bytes, 6, "MAC address");
     for (unsigned i = 0; (text = fields_string(fields, K_IF_GATEWAY, i)); i++)
         add_default_route(nic, text);
 }
 
+void prepare_network(void)
+{
+    link_turn(1, true); /* lo is always the first */
+    for (size_t i = 0; i < nic_count; i++) {
+        set_interface_sysctl("ipv6", nics[i].name, "disable_ipv6", "1");
+        set_interface_sysctl("ipv4", nics[i].name, "arp_notify", "1");
+        /* Its driver fills the receive queue now. Nothing is sent: it
+         * has no address. */
+        link_turn(nics[i].index, true);
+    }
+}
+
 void setup_network(struct fields fields)
 {
-    struct nic nics[MAX_NICS];
-    size_t count = find_nics(nics);
-    netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-    if (netlink < 0)
-        fail_errno("network: netlink");
-    link_up(1); /* lo is always the first */
     struct field field;
-    struct fields rest = fields;
-    while (fields_next(&rest, &field))
-        if (field.key == K_INTERFACE) {
-            /* A name such as eth1 may still be another's: interfaces not set up yet are renamed out of the way. */
-            struct nic *nic = choose_nic(nics, count, field_fields(&field));
-            char aside[IFNAMSIZ];
-            char *name = fields_string(field_fields(&field), K_IF_NAME, 0);
-            unsigned holder = name ? if_nametoindex(name) : 0;
-            for (size_t i = 0; i < count; i++)
-                if (holder == nics[i].index && &nics[i] != nic) {
-                    snprintf(aside, sizeof aside, "proa%u", holder);
-                    set_link(&nics[i], IFLA_IFNAME, aside, strlen(aside) + 1, aside);
-                }
-            setup_interface(nic, field_fields(&field));
-        }
-    close(netlink);
+    while (fields_next(&fields, &field))
+        if (field.key == K_INTERFACE)
+            setup_interface(choose_nic(field_fields(&field)), field_fields(&field));
+    for (size_t i = 0; i < nic_count; i++)
+        if (!nics[i].taken)
+            link_turn(nics[i].index, false);
 }

@@ -5,6 +5,7 @@
  *
  *   /run/layers/N   layer N, lowest first      /run/rw/upper, work    what is written
  *   /run/root       the overlay, later the container's /
+ *   /run/dev, sys   what the container's /dev and /sys will be
  */
 #define _GNU_SOURCE
 #include "agent.h"
@@ -12,7 +13,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/blkpg.h>
-#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +25,11 @@
 
 #define MAX_LAYERS 127u
 #define SECTOR 512u
-#define DEFAULT_SHM_SIZE (64ull << 20)
+#define DEVICES "/run/dev"
+#define SYSTEM "/run/sys"
+#define DEFAULT_SHM "mode=1777,size=65536k"
+#define FILES_LIMIT "mode=755,size=16m"
+#define KERNEL_FLAGS (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 static int open_disk(const char *name)
 {
@@ -36,8 +40,6 @@ static int open_disk(const char *name)
     int disk = open(path, O_RDONLY | O_CLOEXEC);
     if (disk < 0)
         fail_errno("disk %s", name);
-    /* The kernel has looked for partitions in the template's empty placeholder: forget what it read. */
-    ioctl(disk, BLKFLSBUF, 0);
     return disk;
 }
 
@@ -83,7 +85,8 @@ static void mount_writable(struct fields fields)
     char *disk = fields_string(fields, K_WRITABLE_DISK, 0);
     char text[64] = "mode=755";
     if (disk) {
-        close(open_disk(disk));
+        if (strchr(disk, '/') || strlen(disk) > 31)
+            fail(128, "disk %s: invalid name", disk);
         snprintf(text, sizeof text, "/dev/%s", disk);
         /* Zeroing the inode tables in the background would keep an idle machine busy. */
         if (mount(text, WRITABLE, "ext4", 0, "noinit_itable") < 0)
@@ -117,67 +120,98 @@ void mount_rootfs(struct fields fields)
         fail_errno("mount overlay");
 }
 
-/* --- /dev, /sys and what lies in them --- */
+/* --- /dev, /sys and what lies in them: made in the template, moved into the root in the clone --- */
 
-static void mount_inside(const char *target, const char *type, unsigned long flags, const char *data)
+static void mount_new(const char *target, const char *type, unsigned long flags, const char *data)
 {
-    int fd = ensure_inside(target, true);
-    mount_on(fd, type, type, flags, data);
-    close(fd);
+    if ((mkdir(target, 0755) < 0 && errno != EEXIST) || mount(type, target, type, flags, data) < 0)
+        fail_errno("mount %s", target);
 }
 
-static void make_node(int dev, const char *name, unsigned minor, unsigned major, mode_t mode)
+static void make_node(const char *name, unsigned major, unsigned minor)
 {
-    if (mknodat(dev, name, S_IFCHR | mode, makedev(major, minor)) < 0 && errno != EEXIST)
-        fail_errno("/dev/%s", name);
+    char path[64];
+    snprintf(path, sizeof path, DEVICES "/%s", name);
+    if (mknod(path, S_IFCHR | 0666, makedev(major, minor)) < 0)
+        fail_errno("%s", path);
 }
 
-static void fill_dev(void)
+static void link_devices(int dev)
 {
-    static const struct {
-        const char *name;
-        unsigned minor;
-    } memory[] = {{"null", 3}, {"zero", 5}, {"full", 7}, {"random", 8}, {"urandom", 9}};
     static const char *const links[][2] = {{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"},
                                            {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"},
                                            {"/proc/kcore", "core"}, {"pts/ptmx", "ptmx"}};
-    int dev = open_inside("/dev", O_PATH | O_DIRECTORY, 0);
-    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
-        make_node(dev, memory[i].name, memory[i].minor, 1, 0666);
-    make_node(dev, "tty", 0, 5, 0666);
-    for (size_t i = 0; i < sizeof links / sizeof *links; i++) {
-        if (i == 5)
-            unlinkat(dev, links[i][1], 0); /* of devtmpfs: its ptmx belongs to another instance of devpts */
+    unlinkat(dev, "ptmx", 0); /* of devtmpfs: it belongs to another instance of devpts */
+    for (size_t i = 0; i < sizeof links / sizeof *links; i++)
         if (symlinkat(links[i][0], dev, links[i][1]) < 0 && errno != EEXIST)
             fail_errno("/dev/%s", links[i][1]);
-    }
+}
+
+void prepare_devices(void)
+{
+    mount_new(DEVICES, "tmpfs", MS_NOSUID, "mode=755,size=65536k");
+    make_node("null", 1, 3);
+    make_node("zero", 1, 5);
+    make_node("full", 1, 7);
+    make_node("random", 1, 8);
+    make_node("urandom", 1, 9);
+    make_node("tty", 5, 0);
+    int dev = open(DEVICES, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    link_devices(dev);
     close(dev);
+    mount_new(DEVICES "/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5");
+    mount_new(DEVICES "/shm", "tmpfs", KERNEL_FLAGS, DEFAULT_SHM);
+    mount_new(DEVICES "/mqueue", "mqueue", KERNEL_FLAGS, NULL);
+    mount_new(SYSTEM, "sysfs", KERNEL_FLAGS, NULL);
+    mount_new(FILES, "tmpfs", MS_NOSUID | MS_NODEV, FILES_LIMIT);
+}
+
+static void move_inside(const char *source, const char *target)
+{
+    int fd = ensure_inside(target, true);
+    mount_on(fd, source, NULL, MS_MOVE, NULL);
+    close(fd);
+}
+
+static void resize_shm(uint64_t size)
+{
+    char options[64];
+    int fd = open_inside("/dev/shm", O_PATH | O_DIRECTORY, 0);
+    snprintf(options, sizeof options, "mode=1777,size=%llu", (unsigned long long)size);
+    if (fd < 0)
+        fail_errno("/dev/shm");
+    mount_on(fd, NULL, NULL, MS_REMOUNT | KERNEL_FLAGS, options);
+    close(fd);
 }
 
 void mount_devices(struct fields fields)
 {
-    bool privileged = fields_u32(fields, K_PRIVILEGED, 0);
-    char shm[64];
     uint64_t shm_size = fields_u64(fields, K_SHM_SIZE, 0);
-    snprintf(shm, sizeof shm, "mode=1777,size=%llu", (unsigned long long)(shm_size ? shm_size : DEFAULT_SHM_SIZE));
     close(ensure_inside("/proc", true)); /* mounted in the container's pid namespace, by START */
-    if (privileged)
-        mount_inside("/dev", "devtmpfs", MS_NOSUID, NULL);
-    else
-        mount_inside("/dev", "tmpfs", MS_NOSUID, "mode=755,size=65536k");
-    fill_dev();
-    mount_inside("/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5");
-    mount_inside("/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, shm);
-    mount_inside("/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    if (fields_u32(fields, K_PRIVILEGED, 0)) {
+        int dev = ensure_inside("/dev", true);
+        mount_on(dev, "devtmpfs", "devtmpfs", MS_NOSUID, NULL);
+        close(dev);
+        dev = open_inside("/dev", O_PATH | O_DIRECTORY, 0);
+        link_devices(dev);
+        close(dev);
+        move_inside(DEVICES "/pts", "/dev/pts");
+        move_inside(DEVICES "/shm", "/dev/shm");
+        move_inside(DEVICES "/mqueue", "/dev/mqueue");
+    } else {
+        move_inside(DEVICES, "/dev");
+    }
+    if (shm_size)
+        resize_shm(shm_size);
     /* Not read-only yet: START mounts the cgroup file system in it first. */
-    mount_inside("/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    move_inside(SYSTEM, "/sys");
 }
 
 void finish_rootfs(struct fields fields)
 {
     int sys = open_inside("/sys", O_PATH | O_DIRECTORY, 0);
     if (sys >= 0 && !fields_u32(fields, K_PRIVILEGED, 0))
-        mount_on(sys, NULL, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+        mount_on(sys, NULL, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | KERNEL_FLAGS, NULL);
     if (sys >= 0)
         close(sys);
 }

@@ -22,8 +22,8 @@ from tests.integration.agent.machine import LIB, Machine, entry, make_layer
 
 _NEEDED = ("initramfs.cpio", "kernel/vmlinuz")
 _APPLETS = (
-    "sh cat echo env false head hostname id ip kill ln ls mkdir mount od ping printf ps pwd rm sed seq sleep stat sync stty "
-    "tail touch tr true tty umount uname wc yes dd df mknod chmod grep sysctl nproc ulimit test readlink"
+    "sh cat echo env false head hostname id ip kill ln ls mkdir mount od ping printf ps pwd rm sed seq sleep "
+    "stat sync stty tail touch tr true tty umount uname wc yes dd df mknod chmod grep sysctl nproc cut readlink"
 ).split()
 MAIN = 1
 
@@ -45,9 +45,9 @@ class Guest:
     link: Link
     next_process: int = 100
 
-    def run(self, *args: str, **options: object) -> tuple[int, str, str]:
+    def run(self, *args: str, fields: tuple[Pair, ...] = ()) -> tuple[int, str, str]:
         """Run by EXEC to its end; return code, output and errors."""
-        process = self.spawn(*args, **options)
+        process = self.spawn(*args, fields=fields)
         code = self.link.wait(process)
         output = bytes(self.link.output[process, 1]).decode(), bytes(self.link.output[process, 2]).decode()
         self.link.request(wire.RELEASE, (wire.PROCESS, process))
@@ -75,13 +75,17 @@ def description(*args: str, credit: int = 1 << 20) -> tuple[Pair, ...]:
     )
 
 
+def _layers(disks: Disks) -> list[Pair]:
+    return [(wire.LAYER, [(wire.OFFSET, at), (wire.LENGTH, size)]) for at, size in disks.extents]
+
+
 def configuration(disks: Disks, *more: Pair) -> tuple[Pair, ...]:
     return (
         (wire.ENTROPY, os.urandom(64)),
         (wire.WALL_CLOCK_NS, time.time_ns()),
         (wire.HOSTNAME, "guest"),
         (wire.DOMAINNAME, "example.org"),
-        *((wire.LAYER, [(wire.OFFSET, at), (wire.LENGTH, size)]) for at, size in disks.extents),
+        *_layers(disks),
         *more,
     )
 
@@ -155,8 +159,12 @@ def template(scratch: Path) -> Template:
     return made
 
 
-def clone(template: Template, directory: Path, **disks: Path) -> Guest:
-    machine = Machine(directory, memory=template.memory, incoming=template.state, **disks)
+def clone(
+    template: Template, directory: Path, *, layers: Path | None = None, writable: Path | None = None
+) -> Guest:
+    machine = Machine(
+        directory, memory=template.memory, incoming=template.state, layers=layers, writable=writable
+    )
     try:
         machine.resume(template.state)
         link = Link(directory / "control")
@@ -182,8 +190,12 @@ def guest(template: Template, disks: Disks, scratch: Path) -> Iterator[Guest]:
     """Configured with two layers, an ext4 and two interfaces; the main process sleeps."""
     guest = clone(template, scratch / "guest", layers=disks.layers, writable=disks.writable)
     mac = bytes.fromhex("0242ac110002")
-    first = [(wire.IF_NAME, "eth0"), (wire.IF_MAC, mac), (wire.IF_MATCH_MAC, bytes.fromhex("525400000002"))]
-    second = [(wire.IF_NAME, "eth1"), (wire.IF_ADDRESS, "10.9.0.2/24"), (wire.IF_MTU, 1400)]
+    first: list[Pair] = [
+        (wire.IF_NAME, "eth0"),
+        (wire.IF_MAC, mac),
+        (wire.IF_MATCH_MAC, bytes.fromhex("525400000002")),
+    ]
+    second: list[Pair] = [(wire.IF_NAME, "eth1"), (wire.IF_ADDRESS, "10.9.0.2/24"), (wire.IF_MTU, 1400)]
     first += [(wire.IF_ADDRESS, "172.17.0.2/16"), (wire.IF_GATEWAY, "172.17.0.1")]
     try:
         guest.link.request(

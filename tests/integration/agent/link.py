@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 MARKER = bytes.fromhex("f570726f610d0a1a00c19ed47b3a86e0")
@@ -38,7 +38,7 @@ COUNT, PIDS, PIDS_LIMIT, READ_BYTES, WRITE_BYTES, NETWORK = range(108, 114)
 ROW, ROW_PID, ROW_PPID, ROW_UID = range(130, 134)
 ROW_COMM, ROW_CMDLINE, ROW_NSPID = 141, 142, 143
 
-Value = int | str | bytes | list["Pair"]
+Value = int | str | bytes | Sequence["Pair"]
 Pair = tuple[int, Value]
 _WIDE = {
     *(WALL_CLOCK_NS, OFFSET, LENGTH, TMPFS_SIZE, SHM_SIZE, MEMORY_MAX, PIDS_MAX, SOFT, HARD, CAPABILITIES),

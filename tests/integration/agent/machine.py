@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from proa.storage.erofs import ImageWriter
@@ -132,7 +132,8 @@ class Machine:
         if path is None:
             node = f"driver=null-co,node-name={name}-node,size={PLACEHOLDER},read-zeroes=on"
         else:
-            node = f"driver=raw,node-name={name}-node,read-only={read_only},file.driver=file,file.filename={path}"
+            node = f"driver=raw,node-name={name}-node,read-only={read_only}"
+            node += f",file.driver=file,file.filename={path}"
         return ["-blockdev", node, "-device", f"virtio-blk-device,id={name},drive={name}-node"]
 
     def _wait_for_sockets(self) -> None:
@@ -145,7 +146,7 @@ class Machine:
 
     # --- template and clone ---
 
-    def qmp(self, *commands: tuple[str, dict[str, object]]) -> None:
+    def qmp(self, *commands: tuple[str, Mapping[str, object]]) -> None:
         with socket.socket(socket.AF_UNIX) as link:
             link.settimeout(20)
             link.connect(str(self.directory / "qmp"))

@@ -100,7 +100,7 @@ def test_twins_differ(template: Template, disks: Disks) -> None:
         with tempfile.TemporaryDirectory(prefix="pa-", dir="/tmp") as directory:
             guest = clone(template, Path(directory) / "vm", layers=disks.layers)
             try:
-                script = "head -c 16 /dev/urandom | od -An -tx1; cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid"
+                script = "head -c 16 /dev/urandom | od -An -tx1; cd /proc/sys/kernel/random; cat boot_id uuid"
                 start(guest, disks, "sh", "-c", script)
                 assert guest.link.wait(MAIN) == 0
                 seen.append(guest.link.output[MAIN, 1].decode().splitlines())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process finds in a configured guest. Source: docs/reference/agent-protocol.md, CONFIGURE and START."""
+"""What a process finds in a configured guest. Source: agent-protocol.md, CONFIGURE and START."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_signals(guest: Guest) -> None:
 def test_terminal(guest: Guest) -> None:
     fields = ((wire.TTY, 1), (wire.ROWS, 40), (wire.COLUMNS, 100), (wire.OPEN_STDIN, 1))
     process = guest.spawn("sh", "-c", "tty; stty size; read x; stty size; echo $x", fields=fields)
-    guest.link.wait_output(process, b"40 100")
+    guest.link.wait_output(process, b"40 100\r\n")
     guest.link.request(wire.RESIZE, (wire.PROCESS, process), (wire.ROWS, 50), (wire.COLUMNS, 132))
     guest.link.feed(process, b"typed\n")
     assert guest.link.wait(process) == 0

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.agent import link as wire
 from tests.integration.agent.conftest import MAIN, Disks, Guest, configuration, description
-from tests.integration.agent.link import Refused
+from tests.integration.agent.link import Pair, Refused
 from tests.integration.agent.machine import LIB
 
 
@@ -67,7 +67,6 @@ def test_files_of_the_host(shared: tuple[Guest, Path, subprocess.Popen[bytes]]) 
 
 
 def test_a_share_that_has_no_such_child(fresh: Guest, disks: Disks) -> None:
-    fresh.link.timeout_s = 3
-    mount = (wire.MOUNT, [(wire.KIND, 2), (wire.TARGET, "/data"), (wire.SOURCE, "../x")])
+    mount: Pair = (wire.MOUNT, [(wire.KIND, 2), (wire.TARGET, "/data"), (wire.SOURCE, "../x")])
     with pytest.raises(Refused, match="the source is not a number"):
         fresh.link.request(wire.CONFIGURE, *configuration(disks), mount)

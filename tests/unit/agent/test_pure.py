@@ -138,7 +138,12 @@ def test_the_marker_is_found_wherever_it_is_cut(agent: ctypes.CDLL, before: byte
 
 # --- users ---
 
-PASSWD = b"# comment\nroot:x:0:0:root:/root:/bin/sh\nbroken\napp:x:1000:1001:A,B:/home/app:/bin/sh\nodd:x:4000000000:0::/:\n"
+PASSWD = b"""# comment
+root:x:0:0:root:/root:/bin/sh
+broken
+app:x:1000:1001:A,B:/home/app:/bin/sh
+odd:x:4000000000:0::/:
+"""
 GROUP = b"root:x:0:\nwheel:x:10:other,root\napp:x:1001:\nextra:x:2000:app\nmany:x:2001:other,app\n"
 
 

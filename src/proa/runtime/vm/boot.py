@@ -18,7 +18,7 @@ from pathlib import Path
 import anyio
 
 from proa.model.errors import EngineError, Internal, Unavailable
-from proa.runtime.vm import messages, protocol, qemu
+from proa.runtime.vm import cmdline, messages, protocol, qemu
 from proa.runtime.vm.channel import AgentError, Channel
 from proa.runtime.vm.machine import Boot, Machine, Ports, Shape
 from proa.runtime.vm.protocol import Frame, FrameType
@@ -74,20 +74,7 @@ async def open_booted(
     console = Console()
     process: HostProcess | None = None
     try:
-
-        def plan(ports: Ports) -> Machine:
-            return Machine(
-                qemu=guest.qemu,
-                name=f"proa-template-{shape.memory_bytes >> 20}m",
-                accelerator=guest.accelerator,
-                shape=shape,
-                memory_file=home / "mem",
-                begins=Boot(kernel=guest.kernel, initramfs=guest.initramfs, arguments=arguments),
-                ports=ports,
-                taps=(TEMPLATE_TAP,) * shape.nics,
-            )
-
-        process = qemu.launch(home, plan)
+        process = qemu.launch(home, lambda ports: plan(guest, shape, home, arguments, ports))
         await console.connect(home)
         (home / "pid").write_text(f"{process.pid} {process.start_time}\n")
         release = await _greet(process, home, timeout_s)
@@ -100,6 +87,29 @@ async def open_booted(
             with anyio.CancelScope(shield=True):
                 await process.end()
         console.close()
+
+
+def plan(guest: Guest, shape: Shape, home: Path, arguments: str, ports: Ports) -> Machine:
+    """Return the machine that boots."""
+    return Machine(
+        qemu=guest.qemu,
+        name=f"proa-template-{shape.memory_bytes >> 20}m",
+        accelerator=guest.accelerator,
+        shape=shape,
+        memory_file=home / "mem",
+        begins=Boot(kernel=guest.kernel, initramfs=guest.initramfs, arguments=arguments),
+        ports=ports,
+        taps=(TEMPLATE_TAP,) * shape.nics,
+    )
+
+
+def recipe(guest: Guest) -> str:
+    """Return all that a template depends on beside the content of files, the processor and the shape."""
+    shape = Shape(memory_bytes=0, vcpus=1, nics=1)
+    ports = Ports(monitor_fd=0, control_fd=0, console_fd=0)
+    return "\n".join(
+        cmdline.render(plan(guest, shape, Path("/"), kernel_arguments(guest.accelerator, 0), ports))
+    )
 
 
 async def _greet(process: HostProcess, home: Path, timeout_s: float) -> str:
@@ -130,6 +140,8 @@ def kernel_arguments(accelerator: str, tsc_khz: int) -> str:
     words = ["console=ttyS0", "quiet", "panic=-1", "reboot=t", "pci=off", "cryptomgr.notests"]
     # The timer's self-test and the measurement of delays take the emulator's jitter for a broken chip.
     words += ["no_timer_check", "tsc=reliable"]
+    # Making mounts, interfaces and cgroups waits for RCU many times; a guest that starts is in a hurry.
+    words.append("rcupdate.rcu_expedited=1")
     if accelerator == "tcg":
         # Emulated processors do not speculate: the mitigations would cost much and protect nothing.
         words += [f"tsc_early_khz={tsc_khz}", "mitigations=off"]

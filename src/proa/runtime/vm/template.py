@@ -6,7 +6,7 @@
                     meta.json  what it was made of; written last
     templates/.making-…/       one being made; never used, removed by the next daemon
 
-``key`` is a digest of all that a clone depends on: kernel, initramfs, QEMU, processor, shape. A template is
+``key`` is a digest of all a clone depends on: kernel, initramfs, QEMU and its words, processor, shape. A template is
 written to a directory of its own, synchronised, and renamed when complete, so one half made is never found.
 Several callers that need the same one wait for a single maker. What no longer fits (another kernel,
 another QEMU) is removed when the next template is made; running clones keep their memory file open.
@@ -36,7 +36,6 @@ from proa.runtime.vm.machine import Shape
 from proa.runtime.vm.monitor import IGNORE_SHARED, open_monitor
 from proa.runtime.vm.qemu import HostProcess
 
-RECIPE = 1  # raised when devices or kernel arguments change: older templates no longer fit
 KEPT = 8  # templates of different shapes that stay; the least used goes first
 SETTLE_S = 0.3  # for what the guest's kernel does after its agent is ready (late initcalls, freed memory)
 SAVE_TIMEOUT_S = 30.0  # a few MB at most are written
@@ -107,7 +106,7 @@ class Templates:
             shutil.rmtree(directory, ignore_errors=True)
 
     async def remove_unfinished(self) -> None:
-        """Remove what a daemon that was killed had begun, its QEMU included. Only before the first is made."""
+        """Remove what a killed daemon had begun, its QEMU included. Only before the first one is made."""
         for directory in self._root.glob(f"{_MAKING}*"):
             with contextlib.suppress(OSError, ValueError):
                 pid, start_time = map(int, (directory / "pid").read_text().split())
@@ -141,8 +140,14 @@ class Templates:
         present = tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in stats)
         if present != self._ingredients_of:
             digest = await anyio.to_thread.run_sync(_digest_files, files[:2])
-            parts = (str(RECIPE), digest, self._qemu_version, self._guest.accelerator, _processor())
-            self._ingredients = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+            parts = (
+                boot.recipe(self._guest),
+                digest,
+                self._qemu_version,
+                self._guest.accelerator,
+                _processor(),
+            )
+            self._ingredients = hashlib.sha256("\0".join(parts).encode()).hexdigest()
             self._ingredients_of = present
         return self._ingredients
 

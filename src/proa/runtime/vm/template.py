@@ -6,8 +6,9 @@
                     meta.json  what it was made of; written last
     templates/.making-…/       one being made; never used, removed by the next daemon
 
-``key`` is a digest of all a clone depends on: kernel, initramfs, QEMU and its words, processor, shape. A template is
-written to a directory of its own, synchronised, and renamed when complete, so one half made is never found.
+``key`` is a digest of all a clone depends on: kernel, initramfs, QEMU and its words, processor, shape. A
+template is written to a directory of its own, synchronised, and renamed when complete, so one half made is
+never found.
 Several callers that need the same one wait for a single maker. What no longer fits (another kernel,
 another QEMU) is removed when the next template is made; running clones keep their memory file open.
 

@@ -88,6 +88,19 @@ async def test_a_slow_client_holds_back_the_process_and_loses_nothing(hull: Hull
     assert len((await read_all(stdio)).split()) == 100_000
 
 
+async def test_a_client_that_does_not_read_cannot_hide_the_end(hull: Hull) -> None:
+    task = await hull.create(hull.spec("sh", "-c", "seq 1 100000"))
+    stdio = await task.attach()
+    await task.start()
+    await stdio.receive()
+    await anyio.sleep(0.2)
+    await task.kill(9)
+    with anyio.fail_after(5):
+        assert (await task.wait()).code == 137
+    await read_all(stdio)  # what had been written is still to be had, to its end
+    await stdio.aclose()
+
+
 async def test_terminal_and_its_size(hull: Hull) -> None:
     task = await hull.create(
         hull.spec(process=shell("tty; stty size; read x; stty size", tty=True, size=True))

@@ -18,9 +18,11 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
+from proa.host.process import Spawned
+from proa.host.watch import Handle, open_process
 from proa.model.task import ExitStatus
 from proa.runtime.oci import conmon, failures, stdio
-from proa.runtime.oci.stdio import OciStdio
+from proa.runtime.oci.stdio import OciStdio, Streams
 
 SPEC = "process.json"
 STATUS_UNKNOWN = 137  # the container was killed around it: what a shell says of SIGKILL
@@ -29,11 +31,20 @@ STATUS_UNKNOWN = 137  # the container was killed around it: what a shell says of
 class OciProcess:
     """Made by ``start_process``."""
 
-    def __init__(self, plan: conmon.Plan, started: conmon.Launch, pid: int, streams: OciStdio | None) -> None:
+    def __init__(
+        self,
+        plan: conmon.Plan,
+        started: conmon.Launch,
+        pid: int,
+        *,
+        streams: Streams,
+        client: OciStdio | None,
+    ) -> None:
         self._plan = plan
         self._conmon = started.conmon
         self._pid = pid
-        self._stdio = streams
+        self._streams = streams
+        self._stdio = client
         self._ended = anyio.Event()
         self._status: ExitStatus | None = None
 
@@ -58,7 +69,11 @@ class OciProcess:
 
     async def watch(self) -> None:
         """Wait for conmon, keep the status, remove the directory. Run once, by the owner's task group."""
-        await self._conmon.wait()
+        first = open_process(self._pid)
+        await wait_drained(first, self._conmon, self._streams)
+        self._streams.close()
+        if first is not None:
+            first.close()
         self._status = read_exit(self._plan.exit_file) or ExitStatus(
             code=STATUS_UNKNOWN, finished_at_ns=time.time_ns()
         )
@@ -84,15 +99,17 @@ async def start_process(
         plan.directory.mkdir(parents=True, mode=0o700)
         undo.callback(shutil.rmtree, plan.directory, ignore_errors=True)
         (plan.directory / SPEC).write_bytes(msgspec.json.encode(entry))
+        streams = Streams(plan.directory, open_stdin=plan.open_stdin, stdin_once=True, tasks=tasks)
+        client = None
         try:
             async with conmon.Launch(plan) as launch:
-                streams = None
                 if plan.exec_attach:
                     await launch.wait_attachable()
-                    streams = await stdio.connect(plan.directory)
-                    undo.callback(streams.close_now)
+                    client = await streams.attach()
+                    undo.callback(client.close_now)
                     launch.begin()
-                process = OciProcess(plan, launch, await launch.wait_started(), streams)
+                pid = await launch.wait_started()
+                process = OciProcess(plan, launch, pid, streams=streams, client=client)
         except conmon.RuntimeFailed as error:
             raise failures.translate(error.output, program=program, action="exec") from error
         undo.pop_all()
@@ -103,6 +120,23 @@ async def start_process(
 
     tasks.start_soon(watch)
     return process
+
+
+async def wait_drained(first: Handle | None, supervisor: Handle | Spawned, streams: Streams) -> None:
+    """Wait for the end of a conmon; from the end of its process on, no slow client holds it up.
+
+    :param first: the process it supervises, None when it has ended already.
+    """
+
+    async def drain() -> None:
+        if first is not None:
+            await first.wait()
+        streams.drain()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(drain)
+        await supervisor.wait()
+        group.cancel_scope.cancel()
 
 
 def read_exit(path: Path) -> ExitStatus | None:

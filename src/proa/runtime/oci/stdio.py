@@ -1,74 +1,215 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client's connection to the streams that conmon holds.
+"""The streams that one conmon holds, shared by any number of clients of this engine.
 
-conmon speaks packets: each one it sends begins with a byte that names the stream; what it receives is input.
-Its writes to a client block, so a slow client holds back the process and nothing is lost.
+All clients share one connection to conmon. conmon accepts connections one by one, each after the output
+that is waiting by then: clients with a connection each could miss the output of a short process (seen on a
+loaded machine). The connection is made before the process begins; its accept comes first.
+
+    process ── conmon ──► Streams (one connection) ──copies──► OciStdio, OciStdio…
+                      ◄──────────────────────────────input────
+
+conmon's writes block, and Streams stops reading while a client has too much unread: a slow client holds back
+the process, and nothing is lost. Once the process has ended the rest is taken in whatever the clients do.
 
 Source: containers/conmon, src/conn_sock.c, src/ctr_logging.h (stdpipe_t), src/ctrl.c (the ctl FIFO).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections import deque
 from pathlib import Path
 
 import anyio
+from anyio.abc import TaskGroup
 
 from proa.model.errors import Unavailable, WrongState
 from proa.runtime.seam import StreamId
 
 PACKET_MAX_BYTES = 8192  # conmon takes up to 32 KiB of input at once and sends 8 KiB and the first byte
+WINDOW_BYTES = 256 * 1024  # what a client may leave unread before the process is held back
 MAX_TERMINAL_SIZE = 1000  # conmon drops larger ones
 _STREAMS = {2: StreamId.STDOUT, 3: StreamId.STDERR}
 _RESIZE = 1  # of conmon's control messages
 
 
-class OciStdio:
-    """Made by ``connect``.
+class Streams:
+    """The connection to one conmon. ``tasks`` owns the reading.
 
-    :param parking: takes the socket of a client that never fed stdin but leaves it open for others: closed,
-        conmon would take the client's end for the end of input.
+    :param stdin_once: the input ends with the first client that fed it; else nothing here ends it.
     """
 
-    def __init__(self, connection: socket.socket, *, parking: Callable[[socket.socket], None] | None) -> None:
-        self._socket = connection
-        self._parking = parking
-        self._has_fed = False
-        self._is_closed = False
-        self._has_sent_eof = False
-        self._receiving = anyio.Lock()
+    def __init__(self, directory: Path, *, open_stdin: bool, stdin_once: bool, tasks: TaskGroup) -> None:
+        self._directory = directory
+        self._open_stdin = open_stdin
+        self._stdin_once = stdin_once
+        self._tasks = tasks
+        self._clients: list[OciStdio] = []
+        self._output: socket.socket | None = None
+        self._input: socket.socket | None = None  # the same, or an older one kept for its input
+        self._input_ended = False
+        self._is_draining = False
+        self._read = anyio.Event()  # some client has read or left
+        self._connecting = anyio.Lock()
         self._sending = anyio.Lock()
 
-    async def receive(self) -> tuple[StreamId, bytes]:
-        """Return the next piece of output. Raises EndOfStream, ClosedResourceError after ``aclose``."""
-        async with self._receiving:
-            while True:
-                packet = await self._receive_packet()
-                stream = _STREAMS.get(packet[0])
-                if stream is not None and len(packet) > 1:
-                    return stream, packet[1:]
+    async def attach(self) -> OciStdio:
+        """Connect a client: it receives all output from now on.
+
+        :raises WrongState: conmon does not serve any more.
+        :raises Unavailable: conmon does not answer.
+        """
+        async with self._connecting:
+            if self._output is None:
+                self._output = await _connect(self._directory)
+                self._input = self._input or self._output
+                self._tasks.start_soon(self._pump, self._output)
+            client = OciStdio(self)
+            self._clients.append(client)
+            return client
+
+    def drain(self) -> None:
+        """The process has ended: take in the rest, which is no more than the pipes and buffers hold.
+
+        Left there, it would keep conmon from writing the exit status.
+        """
+        self._is_draining = True
+        self._read.set()
+
+    def close(self) -> None:
+        """conmon has ended: let go of what was kept for it. Unread output stays with the clients."""
+        self._input_ended = True
+        if self._input is not None and self._input is not self._output:
+            _shut(self._input)
+        self._input = None
+
+    # --- for the clients ---
 
     async def send(self, data: bytes) -> None:
-        """Write to standard input. Raises BrokenResourceError when nobody will read it."""
+        """Write to the input. Raises BrokenResourceError when nobody will read it."""
         async with self._sending:
-            self._has_fed = True
             for start in range(0, len(data), PACKET_MAX_BYTES):
                 await self._send_packet(data[start : start + PACKET_MAX_BYTES])
 
-    async def send_eof(self) -> None:
-        """Half-close. conmon closes stdin, unless it was told to leave it open. Idempotent."""
+    async def end_input(self) -> None:
+        """No client will send more, if it is the clients' end that ends the input."""
         async with self._sending:
-            if self._has_sent_eof or self._is_closed:
-                return
-            self._has_sent_eof = self._has_fed = True
+            self.end_input_now()
+
+    def end_input_now(self) -> None:
+        """``end_input`` for those who cannot wait for what is under way."""
+        if self._stdin_once and not self._input_ended:
+            self._input_ended = True
+            if self._input is not None:
+                with contextlib.suppress(OSError):
+                    self._input.shutdown(socket.SHUT_WR)
+
+    def has_read(self) -> None:
+        """A client has made room."""
+        self._read.set()
+
+    def leave(self, client: OciStdio) -> None:
+        """A client has gone."""
+        if client in self._clients:
+            self._clients.remove(client)
+        self._read.set()
+        if self._clients or self._output is None:
+            return
+        # Nobody listens: conmon shall not write to us any more.
+        last, self._output = self._output, None
+        if last is self._input and self._open_stdin and self._stdin_once and not self._input_ended:
+            # conmon would take a closed connection for the end of the input.
+            with contextlib.suppress(OSError):
+                last.shutdown(socket.SHUT_RD)
+        else:
+            if last is self._input:
+                self._input = None
+            _shut(last)
+
+    # --- machinery ---
+
+    async def _pump(self, connection: socket.socket) -> None:
+        """Hand each piece to all clients, no faster than the slowest of them reads."""
+        with contextlib.suppress(anyio.ClosedResourceError):
+            while connection is self._output:
+                if not self._is_draining and any(each.is_full() for each in self._clients):
+                    self._read = anyio.Event()
+                    await self._read.wait()
+                    continue
+                packet = await _receive(connection)
+                if not packet:
+                    break
+                stream = _STREAMS.get(packet[0])
+                if stream is not None and len(packet) > 1:
+                    for client in self._clients:
+                        client.put(stream, packet[1:])
+        if connection is self._output:
+            self._output = None
+            if connection is self._input:
+                self._input = None
+                self._input_ended = True
+            connection.close()
+            for client in self._clients:
+                client.finish()
+
+    async def _send_packet(self, packet: bytes) -> None:
+        while True:
+            if self._input is None or self._input_ended:
+                raise anyio.BrokenResourceError
             try:
-                self._socket.shutdown(socket.SHUT_WR)
+                self._input.send(packet, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                try:
+                    await anyio.wait_writable(self._input)
+                except anyio.ClosedResourceError as error:
+                    raise anyio.BrokenResourceError from error
             except OSError as error:
-                if error.errno != errno.ENOTCONN:
-                    raise
+                raise anyio.BrokenResourceError from error
+            else:
+                return
+
+
+class OciStdio:
+    """One client's connection. Made by ``Streams.attach``."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+        self._pieces: deque[tuple[StreamId, bytes]] = deque()
+        self._unread_bytes = 0
+        self._changed = anyio.Event()
+        self._is_finished = False
+        self._is_closed = False
+        self._has_fed = False
+
+    async def receive(self) -> tuple[StreamId, bytes]:
+        """Return the next piece of output. Raises EndOfStream, ClosedResourceError after ``aclose``."""
+        while not self._pieces:
+            if self._is_closed:
+                raise anyio.ClosedResourceError
+            if self._is_finished:
+                raise anyio.EndOfStream
+            self._changed = anyio.Event()
+            await self._changed.wait()
+        stream, data = self._pieces.popleft()
+        self._unread_bytes -= len(data)
+        self._streams.has_read()
+        return stream, data
+
+    async def send(self, data: bytes) -> None:
+        """Write to standard input. Raises BrokenResourceError when nobody will read it."""
+        if self._is_closed:
+            raise anyio.ClosedResourceError
+        self._has_fed = True
+        await self._streams.send(data)
+
+    async def send_eof(self) -> None:
+        """Tell that no input follows; ends the input where that is up to a client. Idempotent."""
+        if not self._is_closed:
+            self._has_fed = True
+            await self._streams.end_input()
 
     async def aclose(self) -> None:
         """Leave. Idempotent."""
@@ -80,84 +221,28 @@ class OciStdio:
         if self._is_closed:
             return
         self._is_closed = True
-        if self._parking is not None and not self._has_fed:
-            with _no_longer_connected():
-                self._socket.shutdown(socket.SHUT_RD)
-            self._parking(self._socket.dup())
-        # A reader that waits on it wakes up and finds it closed.
-        with _no_longer_connected():
-            self._socket.shutdown(socket.SHUT_RD)
-        anyio.notify_closing(self._socket)
-        self._socket.close()
+        self._pieces.clear()
+        self._changed.set()
+        if self._has_fed:
+            self._streams.end_input_now()
+        self._streams.leave(self)
 
-    async def _receive_packet(self) -> bytes:
-        while True:
-            if self._is_closed:
-                raise anyio.ClosedResourceError
-            try:
-                packet = self._socket.recv(PACKET_MAX_BYTES * 8)
-            except BlockingIOError:
-                await anyio.wait_readable(self._socket)
-                continue
-            except OSError as error:
-                raise anyio.EndOfStream from error
-            if not packet:
-                raise anyio.EndOfStream
-            return packet
+    # --- for Streams ---
 
-    async def _send_packet(self, packet: bytes) -> None:
-        while True:
-            if self._is_closed:
-                raise anyio.ClosedResourceError
-            if self._has_sent_eof:
-                raise anyio.BrokenResourceError
-            try:
-                self._socket.send(packet, socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                await anyio.wait_writable(self._socket)
-                continue
-            except OSError as error:
-                raise anyio.BrokenResourceError from error
-            return
+    def put(self, stream: StreamId, data: bytes) -> None:
+        """Another piece has come."""
+        self._pieces.append((stream, data))
+        self._unread_bytes += len(data)
+        self._changed.set()
 
+    def finish(self) -> None:
+        """No more will come."""
+        self._is_finished = True
+        self._changed.set()
 
-class _no_longer_connected:
-    """Suppresses that the other side has gone already."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> bool:
-        return isinstance(error, OSError) and error.errno in (errno.ENOTCONN, errno.EPIPE)
-
-
-async def connect(directory: Path, *, parking: Callable[[socket.socket], None] | None = None) -> OciStdio:
-    """Connect to the attach socket in a conmon's directory.
-
-    :raises WrongState: conmon does not serve it any more.
-    :raises Unavailable: its queue of new clients stays full.
-    """
-    folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        connection.setblocking(False)
-        # By descriptor: the path itself may be longer than the 108 bytes an address takes.
-        address = f"/proc/self/fd/{folder}/attach"
-        for pause_s in (0.001, 0.01, 0.1, 1.0):
-            try:
-                connection.connect(address)
-            except BlockingIOError:
-                await anyio.sleep(pause_s)
-            else:
-                return OciStdio(connection, parking=parking)
-        raise Unavailable("too many clients attach at once")
-    except (FileNotFoundError, ConnectionRefusedError) as error:
-        connection.close()
-        raise WrongState("cannot attach: the process has ended") from error
-    except BaseException:
-        connection.close()
-        raise
-    finally:
-        os.close(folder)
+    def is_full(self) -> bool:
+        """Whether it has as much unread as it may."""
+        return self._unread_bytes >= WINDOW_BYTES
 
 
 def resize(directory: Path, *, rows: int, columns: int) -> None:
@@ -175,3 +260,50 @@ def resize(directory: Path, *, rows: int, columns: int) -> None:
         pass  # a FIFO full of sizes: the next one will come
     finally:
         os.close(fd)
+
+
+async def _connect(directory: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    folder = -1
+    try:
+        folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        connection.setblocking(False)
+        # By descriptor: the path itself may be longer than the 108 bytes an address takes.
+        address = f"/proc/self/fd/{folder}/attach"
+        for pause_s in (0.001, 0.01, 0.1, 1.0):
+            try:
+                connection.connect(address)
+            except BlockingIOError:
+                await anyio.sleep(pause_s)
+            else:
+                return connection
+        raise Unavailable("cannot attach: the supervisor of the process does not answer")
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        connection.close()
+        raise WrongState("cannot attach: the process has ended") from error
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        if folder >= 0:
+            os.close(folder)
+
+
+async def _receive(connection: socket.socket) -> bytes:
+    """The next packet, b"" at the end. Raises ClosedResourceError when closed meanwhile."""
+    while True:
+        try:
+            return connection.recv(PACKET_MAX_BYTES * 8)
+        except BlockingIOError:
+            await anyio.wait_readable(connection)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                raise anyio.ClosedResourceError from error
+            return b""
+
+
+def _shut(connection: socket.socket) -> None:
+    """Close a connection on which somebody may be waiting."""
+    with contextlib.suppress(RuntimeError, OSError):
+        anyio.notify_closing(connection)
+    connection.close()

@@ -17,7 +17,6 @@ import contextlib
 import errno
 import os
 import shutil
-import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,11 +31,11 @@ from proa.model.ids import ContainerId, ExecId
 from proa.model.task import ExitStatus, ProcessSpec, ProcessTable, Resources, TaskStats
 from proa.runtime.oci import conmon, failures, stats, stdio, top
 from proa.runtime.oci.binary import SealedBinary
-from proa.runtime.oci.exec import SPEC, OciProcess, read_exit, start_process
+from proa.runtime.oci.exec import SPEC, OciProcess, read_exit, start_process, wait_drained
 from proa.runtime.oci.facts import HostFacts
 from proa.runtime.oci.record import Home, Record
 from proa.runtime.oci.spec import exec_entry
-from proa.runtime.oci.stdio import OciStdio
+from proa.runtime.oci.stdio import OciStdio, Streams
 from proa.runtime.oci.user import find_user
 
 START_TIMEOUT_S = 10.0  # the container's first process has nothing to do but to take the byte
@@ -79,7 +78,12 @@ class OciTask:
         self._supervisor = supervisor
         self._ended = anyio.Event()
         self._status: ExitStatus | None = None
-        self._parked: list[socket.socket] = []
+        self._streams = Streams(
+            home.directory,
+            open_stdin=record.open_stdin,
+            stdin_once=record.stdin_once,
+            tasks=tools.tasks,
+        )
         self._execs: set[OciProcess] = set()
         self._deleting = anyio.Lock()
 
@@ -95,6 +99,8 @@ class OciTask:
 
     async def start(self) -> None:
         """Begin the user's program."""
+        if self._first is None or self._ended.is_set() or self._first.has_ended():
+            raise WrongState(f"container {self._id} has ended before it was started")
         try:
             started = await self._start_by_fifo()
         except OSError as error:
@@ -107,8 +113,7 @@ class OciTask:
     async def attach(self) -> OciStdio:
         """Connect to the streams."""
         self._require_running()
-        is_shared = self._record.open_stdin and self._record.stdin_once
-        return await stdio.connect(self._home.directory, parking=self._park if is_shared else None)
+        return await self._streams.attach()
 
     async def wait(self) -> ExitStatus:
         """Wait for the end."""
@@ -205,7 +210,7 @@ class OciTask:
     async def watch(self) -> None:
         """Wait for conmon and keep how the container ended. Run once, by the owner's task group."""
         if self._supervisor is not None:
-            await self._supervisor.wait()
+            await wait_drained(self._first, self._supervisor, self._streams)
         status = read_exit(self._home.directory / "exit" / self._id)
         if status is not None:
             self._status = replace(status, oom_killed=self._was_oom_killed())
@@ -279,15 +284,8 @@ class OciTask:
         if self._ended.is_set():
             raise WrongState(f"container {self._id} is not running")
 
-    def _park(self, connection: socket.socket) -> None:
-        if self._ended.is_set():
-            connection.close()
-        else:
-            self._parked.append(connection)
-
     def _release(self) -> None:
-        while self._parked:
-            self._parked.pop().close()
+        self._streams.close()
         if self._first is not None:
             self._first.close()
         if isinstance(self._supervisor, Handle):

@@ -17,7 +17,7 @@ from proa.api.request import JSON, Request
 from proa.api.response import Response, json_response
 from proa.api.router import Router
 from proa.api.shapes_stats import reading
-from proa.api.streams import hijack_type, logs_type, parse_detach_keys, pump, send_pieces
+from proa.api.streams import detach_keys, hijack_type, logs_type, pump, send_pieces
 from proa.engine.container import Container
 from proa.engine.containers import AttachQuery
 from proa.engine.logs import LogQuery, LogRecord
@@ -55,7 +55,7 @@ class ContainerStreamRoutes:
 
     async def attach(self, request: Request) -> None:
         query = request.query
-        keys = parse_detach_keys(query.text("detachKeys"))
+        keys = detach_keys(query.text("detachKeys"))
         container = self._backend.get(request.params["id"])
         tty = container.config.tty
         stdio = await self._backend.attach(

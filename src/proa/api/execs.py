@@ -9,7 +9,7 @@ from typing import Protocol
 from proa.api.request import Request
 from proa.api.response import Response, json_response
 from proa.api.router import Router
-from proa.api.streams import ChosenStdio, hijack_type, parse_detach_keys, pump, send_message, terminal_size
+from proa.api.streams import ChosenStdio, detach_keys, hijack_type, pump, send_message, terminal_size
 from proa.engine.execs import Exec, ExecRequest
 from proa.model.errors import EngineError, InvalidParameter
 from proa.model.ids import ExecId
@@ -43,7 +43,7 @@ class ExecRoutes:
     async def create(self, request: Request) -> Response:
         body = await request.json(wire.ExecCreateRequest) or wire.ExecCreateRequest()
         if body.detach_keys:
-            parse_detach_keys(body.detach_keys)
+            detach_keys(body.detach_keys)
         exec_id = await self._backend.create(
             request.params["id"],
             ExecRequest(
@@ -69,7 +69,7 @@ class ExecRoutes:
         """
         body = await request.json(wire.ExecStartRequest) or wire.ExecStartRequest()
         one = self._backend.check_startable(request.params["id"])
-        keys = parse_detach_keys(one.request.detach_keys)
+        keys = detach_keys(one.request.detach_keys)
         size = console_size(body.console_size)
         if body.detach:
             await self._backend.start(one.id, detach=True, tty=body.tty, console_size=size)

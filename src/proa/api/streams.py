@@ -17,14 +17,13 @@ import anyio
 from proa.api.request import RawStream, Request
 from proa.model.errors import InvalidParameter
 from proa.runtime.seam import Stdio, StreamId
+from proa.wire.detach import DetachScanner, parse_detach_keys
 from proa.wire.stdio import MULTIPLEXED, RAW, frame
 
-DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
 GONE_POLL_S = 2.0  # how soon a client is missed that had ended its input and then left without a word
 LINGER_S = 5.0  # for the client to read the end and close; closing first would reset what is unread
 BATCH_BYTES = 256 * 1024
 
-_CONTROL = {"@": 0, "[": 27, "\\": 28, "]": 29, "^": 30, "_": 31}
 _MULTIPLEXED_SINCE = (1, 42)
 
 
@@ -54,51 +53,12 @@ def terminal_size(request: Request) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-# --- detach keys ---
-
-
-def parse_detach_keys(text: str) -> bytes:
-    """Return the bytes of ``ctrl-p,ctrl-q``. Raises InvalidParameter.
-
-    Each key is one character or ``ctrl-`` and one of a-z, @, [, \\, ], ^ and _.
-    """
-    keys = bytearray()
-    for key in (text or DEFAULT_DETACH_KEYS).split(","):
-        control = key.removeprefix("ctrl-").lower() if len(key) > 1 else ""
-        if len(key) == 1 and key.isascii():
-            keys += key.encode()
-        elif key.startswith("ctrl-") and len(control) == 1 and "a" <= control <= "z":
-            keys.append(ord(control) - ord("a") + 1)
-        elif key.startswith("ctrl-") and control in _CONTROL:
-            keys.append(_CONTROL[control])
-        else:
-            raise InvalidParameter(f"Invalid detach keys ({text}) provided: Unknown character: '{key}'")
-    return bytes(keys)
-
-
-class DetachScanner:
-    """Looks for the keys in what is typed. The beginning of the sequence is held back until it is clear."""
-
-    def __init__(self, keys: bytes) -> None:
-        self._keys = keys
-        self._held = b""
-        self.detached = False
-
-    def feed(self, data: bytes) -> bytes:
-        """Return what may be passed on; after the sequence, nothing more and ``detached`` is set."""
-        if not self._keys:
-            return data
-        data = self._held + data
-        self._held = b""
-        position = data.find(self._keys)
-        if position >= 0:
-            self.detached = True
-            return data[:position]
-        for length in range(min(len(self._keys) - 1, len(data)), 0, -1):
-            if data.endswith(self._keys[:length]):
-                self._held = data[-length:]
-                return data[:-length]
-        return data
+def detach_keys(text: str) -> bytes:
+    """Return the bytes of a request's detach keys. Raises InvalidParameter."""
+    try:
+        return parse_detach_keys(text)
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from error
 
 
 # --- attach and exec ---

@@ -8,7 +8,7 @@ import contextlib
 import click
 
 from proa.cli.context import for_each, get_client
-from proa.cli.run import Session, Waiting, forwarded_signals
+from proa.cli.run import Session, Waiting, forwarded_signals, parse_keys
 from proa.cli.terminal import following_size, pump, raw_terminal
 from proa.client.client import Client
 from proa.client.errors import ClientError
@@ -50,10 +50,10 @@ def attach(ctx: click.Context, container: str, detach_keys: str, no_stdin: bool,
             raw_terminal(wanted=tty and stdin),
             following_size(resize, now=True) if tty else contextlib.nullcontext(),
         ):
-            pump(hijacked, stdin=stdin)
-        status = waiting.result()
+            detached = pump(hijacked, stdin=stdin, detach_keys=parse_keys(detach_keys) if tty else b"")
+        status = 0 if detached else waiting.result()
     hijacked.close()
-    raise click.exceptions.Exit(status or 0)
+    raise click.exceptions.Exit(status)
 
 
 @click.command()

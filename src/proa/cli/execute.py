@@ -10,6 +10,7 @@ import msgspec
 
 from proa.cli import values
 from proa.cli.context import get_client
+from proa.cli.run import parse_keys
 from proa.cli.terminal import following_size, is_terminal, pump, raw_terminal, window_size
 from proa.client.client import Client
 from proa.client.errors import ApiError, ClientError
@@ -84,8 +85,10 @@ def execute(
         raw_terminal(wanted=tty and interactive),
         following_size(resize) if tty else contextlib.nullcontext(),
     ):
-        pump(hijacked, stdin=interactive)
+        detached = pump(hijacked, stdin=interactive, detach_keys=parse_keys(detach_keys) if tty else b"")
     hijacked.close()
+    if detached:
+        return
     found = client.call(routes.EXEC_INSPECT, returns=ExecInspect, id=exec_id)
     raise click.exceptions.Exit(found.exit_code or 0)
 

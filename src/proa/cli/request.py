@@ -201,4 +201,6 @@ def _file_lines(names: Sequence[str]) -> list[str]:
             lines += [line.strip() for line in Path(name).read_text().splitlines() if line.strip()]
         except OSError as error:
             raise click.BadParameter(f"open {name}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise click.BadParameter(f"label file {name} contains invalid utf8 bytes") from error
     return lines

@@ -24,9 +24,9 @@ from proa.wire.codec import decode
 from proa.wire.containers import (
     ContainerCreated,
     ContainerCreateRequest,
-    ContainerInspect,
     ContainerWaited,
 )
+from proa.wire.detach import parse_detach_keys
 from proa.wire.errors import Progress
 
 EXIT_DAEMON_FAULT = 125
@@ -153,22 +153,18 @@ class Session:
             "stderr": request.attach_stderr,
             "detachKeys": self._detach_keys,
         }
+        keys = parse_keys(self._detach_keys) if request.tty else b""
         hijacked = self._client.hijack(routes.CONTAINER_ATTACH, query=query, tty=request.tty, id=self._id)
-        with Waiting(self._client.host, self._id, "removed" if self._remove else "next-exit") as waiting:
-            try:
-                with (
-                    forwarded_signals(self._client.host, self._id)
-                    if self._proxy
-                    else contextlib.nullcontext()
-                ):
-                    with raw_terminal(wanted=request.tty and request.attach_stdin):
-                        _start(self._client, self._id, remove=self._remove)
-                        with self._sized() if request.tty else contextlib.nullcontext():
-                            pump(hijacked, stdin=request.attach_stdin)
-                    status = waiting.result()
-            finally:
-                hijacked.close()
-        return 0 if status is None else status
+        with (
+            contextlib.closing(hijacked),
+            Waiting(self._client.host, self._id, "removed" if self._remove else "next-exit") as waiting,
+            forwarded_signals(self._client.host, self._id) if self._proxy else contextlib.nullcontext(),
+            raw_terminal(wanted=request.tty and request.attach_stdin),
+        ):
+            _start(self._client, self._id, remove=self._remove)
+            with self._sized() if request.tty else contextlib.nullcontext():
+                detached = pump(hijacked, stdin=request.attach_stdin, detach_keys=keys)
+            return 0 if detached else waiting.result()
 
     @contextlib.contextmanager
     def _sized(self) -> Iterator[None]:
@@ -188,7 +184,7 @@ class Waiting:
         self._id = container_id
         self._condition = condition
         self._registered = threading.Event()
-        self._status: int | None = None
+        self._status = 0
         self._error: ClientError | None = None
         self._thread = threading.Thread(target=self._wait, daemon=True)
 
@@ -200,25 +196,12 @@ class Waiting:
     def __exit__(self, *_: object) -> None:
         return
 
-    def result(self) -> int | None:
-        """Return the exit status; None when the client was detached and the container goes on."""
-        self._thread.join(0.05 if self._is_running() else None)
-        if self._error is not None and self._status is None:
+    def result(self) -> int:
+        """Wait for the end and return the exit status. Raises ClientError."""
+        self._thread.join()
+        if self._error is not None:
             raise self._error
         return self._status
-
-    def _is_running(self) -> bool:
-        if not self._thread.is_alive():
-            return False
-        self._thread.join(0.02)  # the usual case: the output's end and the exit come together
-        if not self._thread.is_alive():
-            return False
-        with Client(self._host) as client:
-            try:
-                found = client.call(routes.CONTAINER_INSPECT, returns=ContainerInspect, id=self._id)
-            except ApiError:
-                return False
-        return found.state.running
 
     def _wait(self) -> None:
         client = Client(self._host)
@@ -258,6 +241,14 @@ def forwarded_signals(host: str, container_id: str) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def parse_keys(text: str) -> bytes:
+    """Return the bytes of --detach-keys. Raises click.BadParameter."""
+    try:
+        return parse_detach_keys(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _start(client: Client, container_id: str, *, remove: bool) -> None:

@@ -17,6 +17,7 @@ import tty
 from collections.abc import Callable, Iterator
 
 from proa.client.client import Hijacked
+from proa.wire.detach import DetachScanner
 
 _READ = 64 * 1024
 
@@ -71,11 +72,16 @@ def following_size(resize: Callable[[int, int], None], *, now: bool = False) -> 
         signal.signal(signal.SIGWINCH, before)
 
 
-def pump(hijacked: Hijacked, *, stdin: bool) -> None:
-    """Copy until the container's output ends: its output to ours, and our input to it."""
+def pump(hijacked: Hijacked, *, stdin: bool, detach_keys: bytes = b"") -> bool:
+    """Copy until the container's output ends, or the keys are typed: its output to ours, our input to it.
+
+    Returns whether the user has detached.
+    """
+    scanner = DetachScanner(detach_keys)
     if stdin:
-        threading.Thread(target=_feed, args=(hijacked,), daemon=True).start()
+        threading.Thread(target=_feed, args=(hijacked, scanner), daemon=True).start()
     write_output(hijacked.iter_output())
+    return scanner.detached
 
 
 def write_output(pieces: Iterator[tuple[int, bytes]]) -> None:
@@ -90,8 +96,11 @@ def _write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _feed(hijacked: Hijacked) -> None:
+def _feed(hijacked: Hijacked, scanner: DetachScanner) -> None:
     with contextlib.suppress(OSError):  # the container's end, or no standard input: nothing to send
         while data := os.read(0, _READ):
-            hijacked.send(data)
+            hijacked.send(scanner.feed(data))
+            if scanner.detached:
+                hijacked.shut()
+                return
         hijacked.send_eof()

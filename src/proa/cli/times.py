@@ -37,7 +37,7 @@ def format_ago(then_s: float, now_s: float | None = None) -> str:
 
 def format_duration(seconds: float) -> str:
     """Return a duration in the largest unit that fits, in docker's words."""
-    minutes, hours = int(seconds / 60), int(seconds / 3600)
+    minutes, hours = int(seconds / 60), int(seconds / 3600 + 0.5)  # hours are rounded, as docker does
     if seconds < 1:
         return "Less than a second"
     if seconds < 2:
@@ -54,7 +54,7 @@ def format_duration(seconds: float) -> str:
         (48, 1, "hours"),
         (24 * 14, 24, "days"),
         (24 * 60, 168, "weeks"),
-        (17520, 730, "months"),
+        (17520, 720, "months"),
     ):
         if hours < limit:
             return f"{hours // size} {unit}"

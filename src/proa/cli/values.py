@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -27,7 +27,7 @@ from proa.model.config import (
     VolumeOptions,
 )
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmgtp]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 
@@ -36,7 +36,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise click.BadParameter(f"invalid size: '{text}'")
-    return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
+    return int(Decimal(match[1]) * 1024 ** _POWERS[match[2].lower()])
 
 
 def parse_swap(text: str) -> int:
@@ -48,7 +48,7 @@ def parse_nano_cpus(text: str) -> int:
     """Return 10^-9 CPUs of "1.5"."""
     try:
         return round(float(text) * 1e9)
-    except ValueError:
+    except (ValueError, OverflowError):  # "nan" and "inf" are numbers too
         raise click.BadParameter(f"failed to parse {text} as a number of CPUs") from None
 
 
@@ -60,6 +60,8 @@ def parse_env(entries: Iterable[str], files: Iterable[str]) -> list[str]:
             text = Path(name).read_text()
         except OSError as error:
             raise click.BadParameter(f"open {name}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise click.BadParameter(f"env file {name} contains invalid utf8 bytes") from error
         lines += [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     env = []
     for entry in (*lines, *entries):
@@ -160,10 +162,8 @@ def parse_filters(entries: Iterable[str]) -> Mapping[str, list[str]]:
 
 
 def parse_entrypoint(text: str | None) -> list[str] | None:
-    """Return an entrypoint flag's words; "" clears the image's."""
-    if text is None:
-        return None
-    return shlex.split(text) or [""]
+    """Return the entrypoint of a flag: one word, whatever is in it; "" clears the image's."""
+    return None if text is None else [text]
 
 
 _MOUNT_KEYS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
@@ -209,6 +209,8 @@ def _host_ports(text: str, count: int, whole: str) -> list[str]:
     if match is None:
         raise click.BadParameter(f"invalid hostPort: {text}")
     first, last = int(match[1]), int(match[2] or match[1])
+    if not first <= last < 65536:
+        raise click.BadParameter(f"invalid hostPort: {text}")
     if last - first + 1 != count:
         if count == 1:
             return [text]

@@ -8,6 +8,7 @@ The routes and messages are those of ``proa.wire``; a call names its route and t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -73,6 +74,11 @@ class Hijacked:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             return  # the other side has left already
+
+    def shut(self) -> None:
+        """End both directions, so that a reader in another thread comes back."""
+        with contextlib.suppress(OSError):  # the other side has left already
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.connection.close()

@@ -11,13 +11,14 @@ import pytest
 
 from proa.api import streams
 from proa.api.app import build_app
-from proa.api.streams import DetachScanner, parse_detach_keys
+from proa.api.streams import detach_keys
 from proa.engine.containers import AttachQuery
 from proa.engine.logs import LogQuery, LogRecord
 from proa.engine.unit import WaitResult
 from proa.model.config import ContainerConfig
 from proa.model.errors import InvalidParameter, StartFailed
 from proa.runtime.seam import StreamId
+from proa.wire.detach import DetachScanner
 from proa.wire.stdio import FrameReader, frame
 from tests.support.fake_engine import EXEC_ID, FakeEngine, make_container
 from tests.support.http import Client, connected
@@ -145,11 +146,11 @@ async def test_bad_detach_keys_are_a_status(client: Client) -> None:
 
 
 def test_parsing_of_detach_keys() -> None:
-    assert parse_detach_keys("") == b"\x10\x11"
-    assert parse_detach_keys("ctrl-p,ctrl-q,a,ctrl-[,ctrl-@,ctrl-_") == b"\x10\x11a\x1b\x00\x1f"
+    assert detach_keys("") == b"\x10\x11"
+    assert detach_keys("ctrl-p,ctrl-q,a,ctrl-[,ctrl-@,ctrl-_") == b"\x10\x11a\x1b\x00\x1f"
     for bad in ("ctrl-", "ctrl-1", "xy", "a,,b", "ctrl-ab"):
         with pytest.raises(InvalidParameter):
-            parse_detach_keys(bad)
+            detach_keys(bad)
 
 
 def test_scanning_holds_back_what_may_be_the_beginning() -> None:

@@ -46,7 +46,7 @@ def format_duration(seconds: float) -> str:
         return f"{int(seconds)} seconds"
     if minutes == 1:
         return "About a minute"
-    if hours < 1:
+    if minutes < 60:
         return f"{minutes} minutes"
     if hours == 1:
         return "About an hour"

@@ -20,7 +20,7 @@ from proa.wire.containers import ContainerCreated, ContainerCreateRequest
 from proa.wire.errors import Progress
 from proa.wire.stdio import frame
 from proa.wire.system import Version
-from tests.unit.client.conftest import CannedDaemon, reply
+from tests.support.canned_daemon import CannedDaemon, reply
 
 UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n%s\r\n"
 

@@ -12,7 +12,8 @@ from tests.contract.hulls import open_hull
 from tests.contract.programs import PROGRAMS
 
 
-async def main(name: str, base: str, root: str, program: str) -> None:
+async def main(*arguments: str) -> None:
+    name, base, root, program = arguments
     async with open_hull(name, Path(base), Path(root)) as hull, hull.daemon() as runtime:
         spec = await hull.spec(PROGRAMS[int(program)])
         task = await runtime.create(spec)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import builtins
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -159,7 +160,7 @@ class FakeNetworks:
             raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
         return self._ground.networks.pop(network.name)
 
-    def endpoints(self, network_id: NetworkId) -> list[Endpoint]:
+    def endpoints(self, network_id: NetworkId) -> builtins.list[Endpoint]:
         everything = [one for attached in self._ground.attached.values() for one in attached.endpoints]
         return [one for one in everything if one.network_id == network_id]
 
@@ -301,7 +302,7 @@ class Ground:
     @property
     def remains(self) -> dict[str, set[str]]:
         """What is there of containers apart from their records and homes: {} when nothing runs."""
-        found = {
+        found: dict[str, Collection[str]] = {
             "tasks": set(self.world.traces),
             "attached": set(self.attached),
             "mounted": self.mounted,
@@ -321,7 +322,7 @@ class Ground:
         try:
             async with anyio.create_task_group() as tasks:
                 # A lock never released or a stream never ended must fail the test, not hang it.
-                with anyio.fail_after(TIMEOUT_S), StagedDatabase(self.root / "engine.db") as db:
+                with anyio.fail_after(TIMEOUT_S), (db := StagedDatabase(self.root / "engine.db")):
                     daemon = self._build(db, stage, tasks, runtimes)
                     db.stage = stage
                     if restore:

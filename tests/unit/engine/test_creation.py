@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -240,7 +241,7 @@ class TestNetworking:
         ],
     )
     async def test_refusals(
-        self, ground: Ground, host: HostConfig, config: dict[str, str], sentence: str
+        self, ground: Ground, host: HostConfig, config: dict[str, Any], sentence: str
     ) -> None:
         async with ground.daemon() as daemon:
             with pytest.raises(InvalidParameter, match=sentence):

@@ -73,7 +73,6 @@ async def test_terminal(hull: Hull) -> None:
     )
     assert process.stdio is not None
     await process.resize(rows=21, columns=71)
-    await anyio.sleep(0.05)
     await process.stdio.send(b"\n")
     assert "21 71" in await read_until(process.stdio, "21 71")
     await process.stdio.aclose()

@@ -110,7 +110,6 @@ async def test_terminal_and_its_size(hull: Hull) -> None:
     text = await read_until(stdio, "33 101")
     assert "/dev/" in text
     await task.resize(rows=40, columns=120)
-    await anyio.sleep(0.05)
     await stdio.send(b"\n")
     assert "40 120" in await read_until(stdio, "40 120")
     assert (await task.wait()).code == 0

@@ -21,8 +21,9 @@ from anyio.abc import TaskGroup
 from proa.host.process import Spawned
 from proa.host.watch import Handle, open_process
 from proa.model.task import ExitStatus
-from proa.runtime.oci import conmon, failures, stdio
+from proa.runtime.oci import conmon, failures
 from proa.runtime.oci.stdio import OciStdio, Streams
+from proa.runtime.oci.terminal import resize
 
 SPEC = "process.json"
 STATUS_UNKNOWN = 137  # the container was killed around it: what a shell says of SIGKILL
@@ -65,7 +66,7 @@ class OciProcess:
     async def resize(self, *, rows: int, columns: int) -> None:
         """Set the size of its terminal, if it has one."""
         if self._plan.tty and not self._ended.is_set():
-            stdio.resize(self._plan.directory, rows=rows, columns=columns)
+            resize(self._conmon.pid, self._plan.directory, rows=rows, columns=columns)
 
     async def watch(self) -> None:
         """Wait for conmon, keep the status, remove the directory. Run once, by the owner's task group."""

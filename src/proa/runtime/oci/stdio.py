@@ -11,7 +11,7 @@ loaded machine). The connection is made before the process begins; its accept co
 conmon's writes block, and Streams stops reading while a client has too much unread: a slow client holds back
 the process, and nothing is lost. Once the process has ended the rest is taken in whatever the clients do.
 
-Source: containers/conmon, src/conn_sock.c, src/ctr_logging.h (stdpipe_t), src/ctrl.c (the ctl FIFO).
+Source: containers/conmon, src/conn_sock.c, src/ctr_logging.h (stdpipe_t).
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ from proa.runtime.seam import StreamId
 
 PACKET_MAX_BYTES = 8192  # conmon takes up to 32 KiB of input at once and sends 8 KiB and the first byte
 WINDOW_BYTES = 256 * 1024  # what a client may leave unread before the process is held back
-MAX_TERMINAL_SIZE = 1000  # conmon drops larger ones
 _STREAMS = {2: StreamId.STDOUT, 3: StreamId.STDERR}
-_RESIZE = 1  # of conmon's control messages
 
 
 class Streams:
@@ -243,23 +241,6 @@ class OciStdio:
     def is_full(self) -> bool:
         """Whether it has as much unread as it may."""
         return self._unread_bytes >= WINDOW_BYTES
-
-
-def resize(directory: Path, *, rows: int, columns: int) -> None:
-    """Tell conmon the new size of its terminal. Does nothing when conmon has ended."""
-    message = f"{_RESIZE} {min(rows, MAX_TERMINAL_SIZE)} {min(columns, MAX_TERMINAL_SIZE)}\n"
-    try:
-        fd = os.open(directory / "ctl", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENXIO):
-            return
-        raise
-    try:
-        os.write(fd, message.encode())
-    except BlockingIOError:
-        pass  # a FIFO full of sizes: the next one will come
-    finally:
-        os.close(fd)
 
 
 async def _connect(directory: Path) -> socket.socket:

@@ -29,13 +29,14 @@ from proa.host.watch import Handle
 from proa.model.errors import Internal, StartFailed, TaskLost, ToolFailed, WrongState
 from proa.model.ids import ContainerId, ExecId
 from proa.model.task import ExitStatus, ProcessSpec, ProcessTable, Resources, TaskStats
-from proa.runtime.oci import conmon, failures, stats, stdio, top
+from proa.runtime.oci import conmon, failures, stats, top
 from proa.runtime.oci.binary import SealedBinary
 from proa.runtime.oci.exec import SPEC, OciProcess, read_exit, start_process, wait_drained
 from proa.runtime.oci.facts import HostFacts
 from proa.runtime.oci.record import Home, Record
 from proa.runtime.oci.spec import exec_entry
 from proa.runtime.oci.stdio import OciStdio, Streams
+from proa.runtime.oci.terminal import resize
 from proa.runtime.oci.user import find_user
 
 START_TIMEOUT_S = 10.0  # the container's first process has nothing to do but to take the byte
@@ -153,8 +154,8 @@ class OciTask:
 
     async def resize(self, *, rows: int, columns: int) -> None:
         """Set the terminal's size."""
-        if not self._ended.is_set():
-            stdio.resize(self._home.directory, rows=rows, columns=columns)
+        if not self._ended.is_set() and self._supervisor is not None:
+            resize(self._supervisor.pid, self._home.directory, rows=rows, columns=columns)
 
     async def update(self, resources: Resources) -> None:
         """Replace all limits."""

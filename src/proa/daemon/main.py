@@ -9,6 +9,7 @@ from __future__ import annotations
 import grp
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
         print("proa daemon: it must run as root", file=sys.stderr)
         return 1
     os.umask(0o022)
+    _raise_open_files()
     failures: list[BaseException] = []
     try:
         with exclusive_root(config.data_root), exclusive_root(config.exec_root):
@@ -76,6 +78,12 @@ async def _listen(host: str, group: str) -> socket.socket:
     except KeyError:
         gid = None  # no such group: the socket is root's alone
     return await open_unix_listener(path, mode=0o660, gid=gid)
+
+
+def _raise_open_files() -> None:
+    """Take all the open files we may have: every attached client and every task holds some."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _leaves(group: BaseExceptionGroup[EngineError]) -> list[BaseException]:

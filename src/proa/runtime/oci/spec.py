@@ -27,6 +27,7 @@ Json = dict[str, object]
 
 OCI_VERSION = "1.0.2"
 CGROUP_PARENT = "/proa"
+OPEN_FILES = 1024  # soft limit of a container that asks for none
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MASKED_PATHS = (
     "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -176,7 +177,7 @@ def _process(spec: TaskSpec, user: User, caps: Collection[str], facts: HostFacts
     )
     if spec.init:
         entry["args"] = [INIT_TARGET, "--", *spec.process.args]
-    rlimits = lower_rlimits(spec.rlimits, facts)
+    rlimits = lower_rlimits(_with_open_files(spec.rlimits), facts)
     if rlimits:
         entry["rlimits"] = rlimits
     adjustment = max(spec.oom_score_adj, facts.lowest_oom_score_adj)
@@ -313,6 +314,17 @@ def _lower(left: int, right: int) -> int:
     if left < 0 or right < 0:
         return max(left, right)
     return min(left, right)
+
+
+def _with_open_files(given: Sequence[Rlimit]) -> Sequence[Rlimit]:
+    """Add the usual limit of open files, lest a program inherit the engine's own raised one.
+
+    1,024 with a high ceiling is what systemd gives services: programs that close every possible descriptor
+    take minutes with a million of them. Source: systemd.exec(5), LimitNOFILE.
+    """
+    if any(limit.name.lower().removeprefix("rlimit_") == "nofile" for limit in given):
+        return given
+    return (*given, Rlimit(name="nofile", soft=OPEN_FILES, hard=-1))
 
 
 def _rlimit_number(limit: int) -> int:

@@ -107,6 +107,8 @@ typedef void (*worker_job)(struct fields fields);
 typedef void (*worker_done)(const struct request *request, const struct outcome *outcome);
 /* Run the job in a child (it may fail() at any depth); done is called in the loop, also when request is NULL. */
 bool worker_run(const struct request *request, worker_job job, worker_done done);
+/* Fork the child for a job before it is asked for: the first worker_run of that job finds it waiting. */
+void worker_prepare(worker_job job);
 /* In a child with a report pipe: tell and exit. */
 void fail(uint32_t code, const char *format, ...) __attribute__((format(printf, 2, 3), noreturn));
 /* The same with ": " and the meaning of errno. */

@@ -325,6 +325,7 @@ int main(void)
     open_ports();
     log_open(ports.log);
     channel_open(ports.control);
+    worker_prepare(configure); /* a fork costs a clone several milliseconds under emulation */
     say("ready");
     loop_run();
 }

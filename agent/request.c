@@ -5,12 +5,14 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 bool configured;
 static bool configuring;
+static struct request waiting_start; /* sent while CONFIGURE runs; its fields are a copy */
 
 static void hello(const struct request *request)
 {
@@ -48,6 +50,24 @@ static void configure_done(const struct request *request, const struct outcome *
     if (configured)
         processes_configured();
     answer_outcome(request, outcome);
+    if (waiting_start.fields.bytes) {
+        struct request start = waiting_start;
+        waiting_start = (struct request){0};
+        process_start(&start, false);
+        free((void *)(uintptr_t)start.fields.bytes);
+    }
+}
+
+static void request_start(const struct request *request)
+{
+    uint8_t *copy = configuring && !waiting_start.fields.bytes ? malloc(request->fields.size + 1) : NULL;
+    if (!copy) {
+        process_start(request, false);
+        return;
+    }
+    memcpy(copy, request->fields.bytes, request->fields.size);
+    waiting_start = *request;
+    waiting_start.fields.bytes = copy;
 }
 
 static void request_configure(const struct request *request)
@@ -99,7 +119,7 @@ static bool handle_request(uint8_t type, const struct request *request)
     switch (type) {
     case REQ_HELLO: hello(request); return true;
     case REQ_CONFIGURE: request_configure(request); return true;
-    case REQ_START: process_start(request, false); return true;
+    case REQ_START: request_start(request); return true;
     case REQ_EXEC: process_start(request, true); return true;
     case REQ_ATTACH: process_attach(request); return true;
     case REQ_DETACH: process_detach(request); return true;

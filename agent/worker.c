@@ -119,25 +119,108 @@ static void worker_ready(struct source *source, uint32_t events)
     loop_free(worker);
 }
 
-bool worker_run(const struct request *request, worker_job job, worker_done done)
+static void __attribute__((noreturn)) run_job(worker_job job, struct fields fields, int report_to)
+{
+    report_fd = report_to;
+    signal(SIGPIPE, SIG_DFL);
+    job(fields);
+    report(&(struct outcome){.done = true});
+    _exit(0);
+}
+
+/* Fork a child for the job; returns the end of the pipe to read its report from, or -1. */
+static int spawn(worker_job job, struct fields fields)
 {
     int pipes[2];
-    struct worker *worker = calloc(1, sizeof *worker);
-    if (!worker || pipe2(pipes, O_CLOEXEC | O_NONBLOCK) < 0) {
-        free(worker);
-        return false;
-    }
+    if (pipe2(pipes, O_CLOEXEC | O_NONBLOCK) < 0)
+        return -1;
     pid_t pid = fork();
-    if (pid == 0) {
-        report_fd = pipes[1];
-        signal(SIGPIPE, SIG_DFL);
-        job(request ? request->fields : (struct fields){0});
-        report(&(struct outcome){.done = true});
-        _exit(0);
-    }
+    if (pid == 0)
+        run_job(job, fields, pipes[1]);
     close(pipes[1]);
     if (pid < 0) {
         close(pipes[0]);
+        return -1;
+    }
+    return pipes[0];
+}
+
+/* --- a child that waits for its request --- */
+
+static struct {
+    worker_job job;
+    int request, report;
+} ready = {.request = -1, .report = -1};
+
+static bool move_all(ssize_t (*move)(int, void *, size_t), int fd, void *bytes, size_t size)
+{
+    for (size_t at = 0; at < size;) {
+        ssize_t moved = move(fd, (uint8_t *)bytes + at, size - at);
+        if (moved <= 0)
+            return false;
+        at += (size_t)moved;
+    }
+    return true;
+}
+
+static void __attribute__((noreturn)) wait_for_request(worker_job job, int request, int report_to)
+{
+    uint32_t size;
+    if (!move_all(read, request, &size, sizeof size))
+        _exit(1);
+    void *bytes = malloc(size + 1u);
+    if (!bytes || !move_all(read, request, bytes, size))
+        _exit(1);
+    close(request);
+    run_job(job, (struct fields){bytes, size}, report_to);
+}
+
+void worker_prepare(worker_job job)
+{
+    int requests[2], reports[2];
+    if (pipe2(requests, O_CLOEXEC) < 0)
+        return;
+    if (pipe2(reports, O_CLOEXEC | O_NONBLOCK) == 0) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            close(requests[1]);
+            wait_for_request(job, requests[0], reports[1]);
+        }
+        close(reports[1]);
+        if (pid > 0) {
+            ready.job = job;
+            ready.request = requests[1];
+            ready.report = reports[0];
+        }
+    }
+    close(requests[0]);
+}
+
+static ssize_t write_from(int fd, void *bytes, size_t size)
+{
+    return write(fd, bytes, size);
+}
+
+/* Hand the job to the child that waits for it; as spawn. Waits only for that child's reading. */
+static int use_ready(struct fields fields)
+{
+    uint32_t size = (uint32_t)fields.size;
+    bool given = move_all(write_from, ready.request, &size, sizeof size) &&
+                 move_all(write_from, ready.request, (void *)(uintptr_t)fields.bytes, size);
+    close(ready.request);
+    ready.job = NULL;
+    if (given)
+        return ready.report;
+    close(ready.report);
+    return -1;
+}
+
+bool worker_run(const struct request *request, worker_job job, worker_done done)
+{
+    struct fields fields = request ? request->fields : (struct fields){0};
+    struct worker *worker = calloc(1, sizeof *worker);
+    int report_from = !worker ? -1 : ready.job == job ? use_ready(fields) : spawn(job, fields);
+    if (report_from < 0) {
         free(worker);
         return false;
     }
@@ -146,7 +229,7 @@ bool worker_run(const struct request *request, worker_job job, worker_done done)
     worker->request.fields = (struct fields){0};
     worker->asked = request != NULL;
     worker->done = done;
-    worker->source = (struct source){.fd = pipes[0], .ready = worker_ready};
+    worker->source = (struct source){.fd = report_from, .ready = worker_ready};
     loop_watch(&worker->source, EPOLLIN);
     return true;
 }

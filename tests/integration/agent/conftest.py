@@ -23,7 +23,7 @@ from tests.integration.agent.machine import LIB, Machine, entry, make_layer
 _NEEDED = ("initramfs.cpio", "kernel/vmlinuz")
 _APPLETS = (
     "sh cat echo env false head hostname id ip kill ln ls mkdir mount od ping printf ps pwd rm sed seq sleep "
-    "stat sync stty tail touch tr true tty umount uname wc yes dd df mknod chmod grep sysctl nproc cut readlink"
+    "stat sync stty tail touch tr true tty umount uname wc yes dd df mknod chmod grep sysctl cut readlink"
 ).split()
 MAIN = 1
 
@@ -128,7 +128,22 @@ def disks() -> Iterator[Disks]:
         writable = directory / "writable"
         with writable.open("wb") as file:
             file.truncate(1 << 30)
-        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1", str(writable)], check=True)
+        for name in ("upper", "work"):
+            (directory / "new" / name).mkdir(parents=True)
+        subprocess.run(
+            [
+                "mke2fs",
+                "-q",
+                "-t",
+                "ext4",
+                "-E",
+                "lazy_itable_init=1",
+                "-d",
+                str(directory / "new"),
+                str(writable),
+            ],
+            check=True,
+        )
         yield Disks(directory / "layers", tuple(extents), writable)
 
 

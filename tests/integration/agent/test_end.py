@@ -17,8 +17,10 @@ from tests.integration.agent.link import Pair, Refused
 def start(
     guest: Guest, disks: Disks, *args: str, more: tuple[Pair, ...] = (), configure: tuple[Pair, ...] = ()
 ) -> None:
-    guest.link.request(wire.CONFIGURE, *configuration(disks, *configure))
-    guest.link.request(wire.START, (wire.PROCESS, MAIN), *description(*args), *more)
+    first = guest.link.begin(wire.CONFIGURE, *configuration(disks, *configure))
+    second = guest.link.begin(wire.START, (wire.PROCESS, MAIN), *description(*args), *more)
+    guest.link.answer(first)
+    guest.link.answer(second)
 
 
 def test_log_exit_record_and_power_off(fresh: Guest, disks: Disks) -> None:

@@ -72,7 +72,7 @@ class OciProcess:
         """Wait for conmon, keep the status, remove the directory. Run once, by the owner's task group."""
         first = open_process(self._pid)
         await wait_drained(first, self._conmon, self._streams)
-        self._streams.close()
+        await self._streams.close()
         if first is not None:
             first.close()
         self._status = read_exit(self._plan.exit_file) or ExitStatus(

@@ -17,7 +17,6 @@ Source: containers/conmon, src/conn_sock.c, src/ctr_logging.h (stdpipe_t).
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 from collections import deque
@@ -77,12 +76,13 @@ class Streams:
         self._is_draining = True
         self._read.set()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """conmon has ended: let go of what was kept for it. Unread output stays with the clients."""
         self._input_ended = True
-        if self._input is not None and self._input is not self._output:
-            _shut(self._input)
-        self._input = None
+        async with self._sending:
+            kept, self._input = self._input, None
+            if kept is not None and kept is not self._output:
+                kept.close()
 
     # --- for the clients ---
 
@@ -116,42 +116,45 @@ class Streams:
         self._read.set()
         if self._clients or self._output is None:
             return
-        # Nobody listens: conmon shall not write to us any more.
+        # Nobody listens: conmon shall not write to us any more. The pump sees it and closes.
         last, self._output = self._output, None
-        if last is self._input and self._open_stdin and self._stdin_once and not self._input_ended:
-            # conmon would take a closed connection for the end of the input.
-            with contextlib.suppress(OSError):
-                last.shutdown(socket.SHUT_RD)
-        else:
-            if last is self._input:
+        how = socket.SHUT_RDWR
+        if last is self._input:
+            if self._open_stdin and self._stdin_once and not self._input_ended:
+                how = socket.SHUT_RD  # the end of the connection would be the end of the input
+            else:
                 self._input = None
-            _shut(last)
+        with contextlib.suppress(OSError):
+            last.shutdown(how)
 
     # --- machinery ---
 
     async def _pump(self, connection: socket.socket) -> None:
         """Hand each piece to all clients, no faster than the slowest of them reads."""
-        with contextlib.suppress(anyio.ClosedResourceError):
-            while connection is self._output:
-                if not self._is_draining and any(each.is_full() for each in self._clients):
-                    self._read = anyio.Event()
-                    await self._read.wait()
-                    continue
-                packet = await _receive(connection)
-                if not packet:
-                    break
-                stream = _STREAMS.get(packet[0])
-                if stream is not None and len(packet) > 1:
-                    for client in self._clients:
-                        client.put(stream, packet[1:])
+        while connection is self._output:
+            if not self._is_draining and any(each.is_full() for each in self._clients):
+                self._read = anyio.Event()
+                await self._read.wait()
+                continue
+            packet = await _receive(connection)
+            if not packet:
+                break
+            stream = _STREAMS.get(packet[0])
+            if stream is not None and len(packet) > 1:
+                for client in self._clients:
+                    client.put(stream, packet[1:])
         if connection is self._output:
             self._output = None
+            self._input_ended = True
             if connection is self._input:
                 self._input = None
-                self._input_ended = True
-            connection.close()
             for client in self._clients:
                 client.finish()
+        if connection is not self._input:
+            # Never closed under a task that waits on it: the number would be another file's by the time that
+            # task takes its reader or writer off the event loop.
+            async with self._sending:
+                connection.close()
 
     async def _send_packet(self, packet: bytes) -> None:
         while True:
@@ -160,10 +163,7 @@ class Streams:
             try:
                 self._input.send(packet, socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                try:
-                    await anyio.wait_writable(self._input)
-                except anyio.ClosedResourceError as error:
-                    raise anyio.BrokenResourceError from error
+                await anyio.wait_writable(self._input)
             except OSError as error:
                 raise anyio.BrokenResourceError from error
             else:
@@ -271,20 +271,11 @@ async def _connect(directory: Path) -> socket.socket:
 
 
 async def _receive(connection: socket.socket) -> bytes:
-    """The next packet, b"" at the end. Raises ClosedResourceError when closed meanwhile."""
+    """The next packet, b"" at the end."""
     while True:
         try:
             return connection.recv(PACKET_MAX_BYTES * 8)
         except BlockingIOError:
             await anyio.wait_readable(connection)
-        except OSError as error:
-            if error.errno == errno.EBADF:
-                raise anyio.ClosedResourceError from error
+        except OSError:
             return b""
-
-
-def _shut(connection: socket.socket) -> None:
-    """Close a connection on which somebody may be waiting."""
-    with contextlib.suppress(RuntimeError, OSError):
-        anyio.notify_closing(connection)
-    connection.close()

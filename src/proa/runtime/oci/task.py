@@ -220,7 +220,7 @@ class OciTask:
             self._first.send_signal(9)
             await self._first.wait()
         self._ended.set()
-        self._release()
+        await self._release()
 
     async def _start_by_fifo(self) -> bool:
         """Do what the runtime's start does: crun's container waits for a byte, runc's for a reader.
@@ -285,8 +285,8 @@ class OciTask:
         if self._ended.is_set():
             raise WrongState(f"container {self._id} is not running")
 
-    def _release(self) -> None:
-        self._streams.close()
+    async def _release(self) -> None:
+        await self._streams.close()
         if self._first is not None:
             self._first.close()
         if isinstance(self._supervisor, Handle):

@@ -44,7 +44,7 @@ def parse_mounts(
         seen.add(point.destination)
         points[point.destination] = point
     for target in config.volumes or ():
-        destination = _clean_destination(target, target)
+        destination = _clean_destination(target, "volume")
         if destination not in points:
             points[destination] = MountPoint(
                 type="volume", destination=destination, driver=host.volume_driver or "local"
@@ -93,9 +93,12 @@ def _parse_bind(text: str, volume_driver: str) -> MountPoint:
         raise InvalidParameter(f"invalid volume specification: '{text}'")
     if len(parts) == 1:
         return MountPoint(
-            type="volume", destination=_clean_destination(parts[0], text), driver=volume_driver or "local"
+            type="volume",
+            destination=_clean_destination(parts[0], "volume", text),
+            driver=volume_driver or "local",
         )
-    source, target = parts[0], _clean_destination(parts[1], text)
+    source = parts[0]
+    target = _clean_destination(parts[1], "bind" if source.startswith("/") else "volume", text)
     mode = parts[2] if len(parts) == 3 else ""
     rw, propagation, no_copy = _parse_mode(mode, text)
     if source.startswith("/"):
@@ -141,7 +144,7 @@ def _parse_mount(spec: MountSpec) -> MountPoint:
         raise InvalidParameter(f'invalid mount config: mount type unknown: "{kind}"')
     if not spec.target:
         raise InvalidParameter(f'invalid mount config for type "{kind}": field Target must not be empty')
-    target = _clean_destination(spec.target, spec.target)
+    target = _clean_destination(spec.target, kind)
     rw = not spec.read_only
     if kind == "tmpfs":
         if spec.source:
@@ -193,7 +196,7 @@ def _parse_tmpfs(target: str, options: str) -> MountPoint:
     words = [word for word in options.split(",") if word]
     rw = "ro" not in words
     kept = tuple(word for word in words if word not in ("rw", "ro"))
-    return MountPoint(type="tmpfs", destination=_clean_destination(target, target), rw=rw, options=kept)
+    return MountPoint(type="tmpfs", destination=_clean_destination(target, "tmpfs"), rw=rw, options=kept)
 
 
 def _tmpfs_options(options: TmpfsOptions | None) -> tuple[str, ...]:
@@ -207,15 +210,15 @@ def _tmpfs_options(options: TmpfsOptions | None) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _clean_destination(target: str, text: str) -> str:
+def _clean_destination(target: str, kind: str, bind: str = "") -> str:
+    """Return where a mount goes. ``bind``: the whole of the -v that named it. Raises InvalidParameter."""
+    where = f"invalid volume specification: '{bind}': " if bind else ""
+    where += f'invalid mount config for type "{kind}": '
     if not target.startswith("/"):
-        raise InvalidParameter(
-            f"invalid volume specification: '{text}': invalid mount path: '{target}' "
-            "mount path must be absolute"
-        )
+        raise InvalidParameter(f"{where}invalid mount path: '{target}' mount path must be absolute")
     cleaned = posixpath.normpath(target)
     if cleaned in ("/", "//"):
-        raise InvalidParameter(f"invalid volume specification: '{text}': destination can't be '/'")
+        raise InvalidParameter(f"{where}invalid specification: destination can't be '/'")
     return cleaned
 
 

@@ -36,6 +36,8 @@ def decode(data: bytes | str, kind: type[T]) -> T:
 
 def _fit(value: Json, kind: object) -> Json:
     """Return the value with null members dropped and keys in the case of the message's fields."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("cannot unmarshal number into an integer of 64 bits")
     if value is None or isinstance(value, str | bool | int | float):
         return value
     kind = _concrete(kind, list if isinstance(value, list) else dict)

@@ -26,7 +26,7 @@ from proa.host.database import Database
 from proa.image.images import Images
 from proa.model.errors import EngineError, Unavailable
 from proa.network.networks import Networks
-from proa.runtime.oci.runtime import OciRuntime
+from proa.runtime.oci.runtime import OciRuntime, find_runtimes
 from proa.runtime.seam import Runtime
 from proa.runtime.vm.accel import Accelerator, probe_accelerator
 from proa.runtime.vm.runtime import VmRuntime
@@ -99,18 +99,15 @@ async def _make_runtimes(
 ) -> tuple[dict[str, Runtime], dict[str, str], Accelerator | None]:
     """Return the runtimes of this host, the reasons for those it lacks, and how VMs are accelerated."""
     runtimes: dict[str, Runtime] = {}
-    missing: dict[str, str] = {}
+    found, missing = await find_runtimes()
     conmon = shutil.which("conmon")
-    for name in ("crun", "runc"):
-        binary = shutil.which(name)
-        if binary is None or conmon is None:
-            missing[name] = (
-                f"{name if binary is None else 'conmon'} is not installed: apt install {name} conmon"
-            )
+    for name, binary in found.items():
+        if conmon is None:
+            missing[name] = "conmon is not installed: apt install conmon"
             continue
         runtimes[name] = OciRuntime(
             name=name,
-            binary=Path(binary),
+            binary=binary,
             conmon=Path(conmon),
             exec_root=config.exec_root / "oci",
             tasks=tasks,

@@ -104,9 +104,7 @@ async def ensure_hierarchies() -> Hierarchies:
     if found.is_v2 or not found.v1 or os.geteuid() != 0:
         return found
     base = next(iter(found.v1.values())).parent
-    for name in MOUNTED_FOR_CRUN:
-        if name in found.v1 or not _is_free(name):
-            continue
+    for name in unmounted_controllers(found):
         directory = base / name
         try:
             directory.mkdir(mode=0o755, exist_ok=True)
@@ -114,6 +112,13 @@ async def ensure_hierarchies() -> Hierarchies:
             continue
         await process.run(["mount", "-t", "cgroup", "-o", name, "cgroup", directory], check=False)
     return get_hierarchies()
+
+
+def unmounted_controllers(found: Hierarchies) -> tuple[str, ...]:
+    """Return the v1 controllers that crun wants and that the kernel could give; none on a v2 host."""
+    if found.is_v2 or not found.v1:
+        return ()
+    return tuple(name for name in MOUNTED_FOR_CRUN if name not in found.v1 and _is_free(name))
 
 
 def _is_free(controller: str) -> bool:

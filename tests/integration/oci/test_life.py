@@ -12,6 +12,7 @@ import pytest
 
 from proa.model.errors import InvalidParameter, StartFailed, WrongState
 from proa.model.task import ProcessSpec, Rlimit
+from proa.runtime.oci.runtime import find_runtimes
 from proa.runtime.seam import StreamId
 from tests.integration.oci.conftest import Hull, read_all
 
@@ -113,3 +114,9 @@ async def test_init_is_process_one(hull: Hull) -> None:
     assert code == 5
     assert text.split()[0] != "1"
     assert text.split()[1] in ("docker-init", "tini-static", "tini")
+
+
+async def test_the_runtimes_of_this_host_are_found() -> None:
+    found, missing = await find_runtimes(("crun", "runc", "no-such-runtime"))
+    assert set(found) == {"crun", "runc"}
+    assert missing == {"no-such-runtime": "no-such-runtime is not installed: apt install no-such-runtime"}

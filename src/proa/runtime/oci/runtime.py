@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -21,7 +21,7 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from proa.host import process
-from proa.host.cgroup import Cgroup, ensure_hierarchies, get_hierarchies
+from proa.host.cgroup import Cgroup, ensure_hierarchies, get_hierarchies, unmounted_controllers
 from proa.host.watch import get_start_time, open_process
 from proa.model.errors import InvalidParameter, ToolFailed
 from proa.model.ids import ContainerId
@@ -235,19 +235,28 @@ class OciRuntime:
         return msgspec.structs.replace(record, pid=pid), child
 
 
-async def find_runtimes(candidates: Mapping[str, Path]) -> dict[str, Path]:
-    """Return those of the runtimes (path by name) that work on this host.
+async def find_runtimes(names: Sequence[str] = ("crun", "runc")) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the programs of the runtimes that work on this host, and why the others do not.
 
-    crun 1.8 refuses a hybrid host until the v1 trees it misses are mounted: that is done here, where it can
-    be done. A runtime that then cannot list its containers is left out.
+    crun 1.8 refuses a v1 or hybrid host until the trees it misses are mounted: that is done here, where it
+    can be done.
     """
-    await ensure_hierarchies()
-    found = {}
-    for name, binary in candidates.items():
-        with contextlib.suppress(ToolFailed):
-            await process.run([binary, "--version"], timeout_s=PROBE_TIMEOUT_S)
-            found[name] = binary
-    return found
+    found: dict[str, Path] = {}
+    missing: dict[str, str] = {}
+    unmounted = unmounted_controllers(await ensure_hierarchies())
+    for name in names:
+        program = shutil.which(name)
+        if program is None:
+            missing[name] = f"{name} is not installed: apt install {name}"
+        elif name == "crun" and unmounted:
+            missing[name] = f"crun needs these cgroup controllers to be mounted: {', '.join(unmounted)}"
+        else:
+            try:
+                await process.run([program, "--version"], timeout_s=PROBE_TIMEOUT_S)
+                found[name] = Path(program)
+            except ToolFailed as error:
+                missing[name] = str(error)
+    return found, missing
 
 
 def _load_profile(path: Path) -> Profile | None:

@@ -13,7 +13,7 @@
  * fuse.c       the relay between /dev/fuse and the host's file server
  * process.c    the process table, start and end; stdio.c its streams; log.c log and exit record
  * container.c  the child's way from fork to exec; credentials.c user and limits; user.c passwd and group
- * cgroup.c     limits and use of the workload; stats.c STATS, table.c PROCESSES
+ * cgroup.c     limits and use of the workload; devices.c what it may open; stats.c STATS, table.c PROCESSES
  */
 #ifndef PROA_AGENT_H
 #define PROA_AGENT_H
@@ -258,7 +258,11 @@ int run_init(pid_t child);
 bool identity_resolve(const char *user, char *const *group_add, const char *passwd, const char *group,
                       struct identity *identity, char *message, size_t message_size);
 
-/* --- cgroup.c, stats.c, table.c --- */
+/* --- cgroup.c, devices.c, stats.c, table.c --- */
+
+/* In a child: errors through fail(). */
+void restrict_devices(void);
+void allow_devices(void);
 
 void cgroup_prepare(void);
 bool cgroup_limit(const char *name, uint64_t limit);

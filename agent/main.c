@@ -240,6 +240,7 @@ static void prepare(void)
         write_text("/sys/kernel/rcu_expedited", "1"); /* with several CPUs mounts would wait for grace periods */
         prepare_network();
         prepare_devices();
+        restrict_devices();
         _exit(0);
     }
     int status = 1;

@@ -189,6 +189,7 @@ void mount_devices(struct fields fields)
     uint64_t shm_size = fields_u64(fields, K_SHM_SIZE, 0);
     close(ensure_inside("/proc", true)); /* mounted in the container's pid namespace, by START */
     if (fields_u32(fields, K_PRIVILEGED, 0)) {
+        allow_devices();
         int dev = ensure_inside("/dev", true);
         mount_on(dev, "devtmpfs", "devtmpfs", MS_NOSUID, NULL);
         close(dev);

@@ -143,3 +143,17 @@ def test_bad_configurations(fresh: Guest, fields: list[Pair], message: str) -> N
     with pytest.raises(Refused) as caught:
         fresh.link.request(wire.CONFIGURE, *base, *fields)
     assert caught.value.message == message
+
+
+def test_privileged(fresh: Guest, disks: Disks) -> None:
+    script = "head -c 4 /dev/vda | wc -c; ls /dev/pts/ptmx; touch /sys/x 2>&1; sysctl -w kernel.printk=3"
+    everything = tuple(
+        field if field[0] != wire.CAPABILITIES else (wire.CAPABILITIES, 2**41 - 1)
+        for field in description("sh", "-c", script)
+    )
+    fresh.link.request(wire.CONFIGURE, *configuration(disks, (wire.PRIVILEGED, 1)))
+    fresh.link.request(wire.START, (wire.PROCESS, MAIN), *everything)
+    assert fresh.link.wait(MAIN) == 0
+    output = fresh.link.output[MAIN, 1].decode()
+    assert output.startswith("4\n/dev/pts/ptmx\n")
+    assert "Read-only" not in output

@@ -71,6 +71,16 @@ def test_devices(guest: Guest) -> None:
     assert guest.shell("echo out >/dev/stdout") == "out\n"
 
 
+def test_only_harmless_devices_open(guest: Guest) -> None:
+    script = "mknod /disk b 254 0 && mknod /port c 244 1 && mknod /null c 1 3 && echo x >/null; head -c 1 "
+    for node in ("/disk", "/port"):
+        code, _, errors = guest.run(
+            "sh", "-c", script.replace("mknod", "rm -f /disk /port /null; mknod", 1) + node
+        )
+        assert code == 1
+        assert "Operation not permitted" in errors
+
+
 def test_main_is_process_one(guest: Guest) -> None:
     assert guest.shell("readlink /proc/1/exe; cat /proc/1/cmdline").startswith("/bin/busybox\nsh\0-c\0while")
     assert guest.shell("readlink /proc/1/cwd") == "/made/for/you\n"

@@ -133,7 +133,7 @@ async def stage(templates: Path) -> AsyncIterator[Stage]:
                 "exec_root": base / "x",
                 "tasks": tasks,
                 "kernel": None,
-                "default_memory_bytes": 192 * MIB,
+                "default_memory_bytes": 128 * MIB,
                 "default_vcpus": 1,
                 "accelerator": accelerator,
             }

@@ -130,11 +130,11 @@ async def test_pause(stage: Stage) -> None:
 
 
 async def test_readings(stage: Stage) -> None:
-    task = await stage.create("sleep", "1000", resources=Resources(memory_bytes=48 * MIB, pids=20))
+    task = await stage.create("sleep", "1000", resources=Resources(memory_bytes=64 * MIB, pids=20))
     await task.start()
     stats = await task.stats()
-    assert stats.memory_limit == 48 * MIB
-    assert 0 < stats.memory_usage < 48 * MIB
+    assert stats.memory_limit == 64 * MIB
+    assert 0 < stats.memory_usage < 64 * MIB
     assert stats.pids >= 1
     assert stats.pids_limit == 20
     assert stats.system_cpu_ns > 0
@@ -156,8 +156,8 @@ async def test_readings(stage: Stage) -> None:
 
 
 async def test_memory_limit_kills_the_program_not_the_guest(stage: Stage) -> None:
-    fill = ("dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=60")
-    task = await stage.create(*fill, resources=Resources(memory_bytes=32 * MIB))
+    fill = ("dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=100")
+    task = await stage.create(*fill, resources=Resources(memory_bytes=64 * MIB), shm_size_bytes=256 * MIB)
     await task.start()
     status = await end_of(task)
     assert status.code == 137

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A VM as the engine's task: one clone from ``create`` to ``delete``, or one found again.
 
-Owns QEMU's life: when the main process has ended and the guest has synchronised its disks, QEMU is killed,
-and only then does ``wait`` return: the disks are free for the next start. What runs in the guest is
-``guest``'s, what is left on the host is in ``home``.
+Owns QEMU's life. When the main process has ended and its output has been taken in, ``wait`` returns; when
+the guest has synchronised its disks as well, QEMU is killed. ``delete`` returns after that: only then are
+the disks free for the next start. What runs in the guest is ``guest``'s, what is left on the host is in
+``home``.
 
 Source: proa.runtime.seam.Task; docs/reference/agent-protocol.md, section 6.
 """
@@ -45,7 +46,7 @@ START_TIMEOUT_S = 60.0
 FIND_TIMEOUT_S = 10.0  # for a running guest to answer a new daemon
 KILL_ANSWER_S = 1.0  # a guest that does not take SIGKILL by then is switched off
 STREAMS_TIMEOUT_S = 5.0  # for the rest of the output, which is already in the guest's memory
-SYNC_TIMEOUT_S = 120.0  # for the guest to write its dirty pages; longer than any disk here should need
+SYNC_TIMEOUT_S = 60.0  # for the guest to write its dirty pages; longer than any disk here should need
 HELPER_TIMEOUT_S = 1.0  # for fs-server, which ends when QEMU hangs up
 KILLED = 128 + signal.SIGKILL
 
@@ -66,7 +67,8 @@ class VmTask:
         self._must_take_up = False
         self._last_stats: TaskStats | None = None
         self._outcome: ExitStatus | TaskLost | None = None
-        self._over = anyio.Event()
+        self._over = anyio.Event()  # the outcome is known
+        self._settled = anyio.Event()  # QEMU is gone
         self._is_deleted = False
 
     @property
@@ -133,6 +135,10 @@ class VmTask:
             if self._is_deleted:
                 return
             self._is_deleted = True
+            if isinstance(self._outcome, ExitStatus):
+                # Killed now, the guest would lose what it has not yet written.
+                with anyio.move_on_after(SYNC_TIMEOUT_S):
+                    await self._settled.wait()
             await self._release_host()
             self._guest.close()
             self._clone.console.close()
@@ -154,6 +160,7 @@ class VmTask:
         self._guest.close()
         self._clone.console.close()
         self._finish(status or TaskLost(self._explain_loss()))
+        self._settled.set()
 
     # --- while it runs ---
 
@@ -292,6 +299,8 @@ class VmTask:
             return  # the link is gone: QEMU's end tells
         with anyio.move_on_after(STREAMS_TIMEOUT_S):
             await self._guest.main.wait_streams()
+        if self._guest.main.status is not None:
+            self._finish(self._guest.main.status)
         with anyio.move_on_after(SYNC_TIMEOUT_S):
             await self._guest.synced.wait()
         racing.cancel_scope.cancel()

@@ -42,7 +42,7 @@ async def test_limits_hold_are_read_and_are_replaced(hull: Hull) -> None:
     stats = await task.stats()
     assert stats.memory_limit == 32 * MIB
     assert stats.pids_limit == 10
-    assert stats.pids == 1
+    assert stats.pids >= 1  # runc may not have become the program yet, and has threads
     assert stats.online_cpus >= 1
     assert stats.system_cpu_ns > stats.cpu_total_ns > 0
     assert stats.networks == {}

@@ -13,6 +13,7 @@ from pathlib import Path
 from proa.network.bridge import table_name
 from tests.support.daemon import Daemon
 
+NOT_FOLLOWED = ("rootfs", "layers", "templates", "dns")  # mounts, which are counted as such, and caches
 PATIENCE_S = 10.0  # taking down goes on behind the answers
 FORMATS = {
     "containers": ("ps", "-a", "--format", "{{.ID}} {{.Names}}"),
@@ -63,10 +64,7 @@ def assert_unchanged(daemon: Daemon, before: Footprint) -> None:
 def _files(base: Path) -> list[str]:
     found = []
     for directory, directories, files in os.walk(base):
-        # Content of mounted root file systems is the mounts' matter; templates are a cache.
-        directories[:] = [
-            name for name in directories if name not in ("rootfs", "templates", "dns", "layers")
-        ]
+        directories[:] = [name for name in directories if name not in NOT_FOLLOWED]
         found += [os.path.join(directory, name) for name in (*directories, *files)]  # noqa: PTH118
     ignored = ("-wal", "-shm", "daemon.log", ".sock")
     return [path for path in found if not path.endswith(ignored)]

@@ -15,7 +15,7 @@ demo: setup ## the main job: one image in both hulls, then the comparison
 	@setup/demo.sh $(VENV)
 
 test: setup check ## the whole test suite
-	@setup/apt.sh curl bsdutils && setup/docker-cli.sh $(VENV)
+	@setup/apt.sh curl bsdutils erofs-utils skopeo && setup/docker-cli.sh $(VENV)
 	$(PYTHON) -m pytest -q tests
 
 check: setup ## lint, types, import rules, size rules
@@ -37,7 +37,7 @@ integration: setup ## tests of single packages with the real kernel and tools
 	$(PYTHON) -m pytest -q tests/contract tests/integration tests/fault
 
 e2e: setup ## the daemon with our command line and the docker CLI
-	@setup/apt.sh curl bsdutils && setup/docker-cli.sh $(VENV)
+	@setup/apt.sh curl bsdutils erofs-utils skopeo && setup/docker-cli.sh $(VENV)
 	$(PYTHON) -m pytest -q tests/e2e
 
 bench: setup ## compare with Debian's docker.io, in one run

@@ -166,6 +166,15 @@ void process_reaped(pid_t pid, int status)
     early_next = (early_next + 1) % (sizeof early / sizeof *early);
 }
 
+/* Before an exec begins: a pid remembered from longer ago may be its own, given out again. */
+static void forget_early(void)
+{
+    for (size_t i = 0; i < MAX_PROCESSES; i++)
+        if (table[i] && table[i]->state == STATE_STARTING && table[i]->pid == 0)
+            return; /* still wanted by that one */
+    memset(early, 0, sizeof early);
+}
+
 static void learn_pid(struct process *process, pid_t pid)
 {
     process->pid = pid;
@@ -186,7 +195,8 @@ void processes_configured(void)
 static void start_failed(struct process *process)
 {
     const struct outcome *outcome = &process->outcome;
-    answer_error(&process->request, outcome->code ? outcome->code : 128, outcome->error, outcome->message);
+    answer_error(&process->request, outcome->code ? outcome->code : 128, outcome->error,
+                 outcome->failed ? outcome->message : "the process ended before it began");
     process_free(process);
 }
 
@@ -272,6 +282,8 @@ void process_start(const struct request *request, bool exec)
         answer_error(request, 128, EAGAIN, "too many processes");
         return;
     }
+    if (exec)
+        forget_early();
     *place = process;
     process->id = fields_u32(request->fields, K_PROCESS, 0);
     process->main = !exec;

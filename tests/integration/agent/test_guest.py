@@ -105,6 +105,12 @@ def test_the_agent_is_out_of_sight(guest: Guest) -> None:
     assert "/run/layers" not in guest.shell("cut -d' ' -f2 /proc/mounts 2>/dev/null || cat /proc/mounts")
 
 
+def test_nothing_of_the_agent_stays_open(guest: Guest) -> None:
+    assert guest.shell("ls /proc/self/fd").split() == ["0", "1", "2", "3"]  # 3 is the directory
+    assert guest.run("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status")[1].split()[1::2] == ["0" * 16] * 2
+    assert guest.shell("umask") == "0022\n"
+
+
 def test_statistics(guest: Guest) -> None:
     guest.shell(
         "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/big bs=64k count=32 2>&1; sync"

@@ -7,6 +7,7 @@ An exec lives as long as the daemon, as Docker's do: it is a process of a contai
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,8 @@ from proa.model.task import ProcessSpec
 from proa.runtime.seam import Process, Stdio, StreamId
 
 log = logging.getLogger(__name__)
+
+KEPT_EXECS = 1000  # ended ones whose exit code can be asked; a health check makes 86,000 a day
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,7 @@ class Execs:
         self._tasks = tasks
         self._execs: dict[ExecId, Exec] = {}
         self._processes: dict[ExecId, Process] = {}
+        self._ended: deque[ExecId] = deque()
 
     async def create(self, ref: str, request: ExecRequest) -> ExecId:
         """Register an exec. Raises InvalidParameter, WrongState when the container cannot run one."""
@@ -126,7 +130,7 @@ class Execs:
                 process = await task.exec(one.id, spec, attached=not detach)
         except (EngineError, OSError) as error:
             code = error.exit_code if isinstance(error, StartFailed) else 126
-            self._change(one.id, running=False, exit_code=code)
+            self._settle(one.id, code)
             raise
         self._processes[one.id] = process
         self._change(one.id, pid=process.pid)
@@ -164,10 +168,18 @@ class Execs:
             log.exception("watching exec %s", exec_id)
             code = 137
         self._processes.pop(exec_id, None)
-        one = self._change(exec_id, running=False, exit_code=code)
+        one = self._settle(exec_id, code)
         container = self._registry.find(one.container_id) if one is not None else None
         if container is not None:
             self._publish(container, "exec_die", exec_id, exitCode=str(code))
+
+    def _settle(self, exec_id: ExecId, code: int) -> Exec | None:
+        """Record the end of an exec, and forget the oldest ended ones when there are many."""
+        one = self._change(exec_id, running=False, exit_code=code)
+        self._ended.append(exec_id)
+        while len(self._ended) > KEPT_EXECS:
+            self._execs.pop(self._ended.popleft(), None)
+        return one
 
     def _change(self, exec_id: ExecId, **changes: Any) -> Exec | None:  # Any: fields of Exec
         """Change what is known of an exec; None when its container has been removed meanwhile."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from proa.engine import execs
 from proa.engine.execs import Exec, ExecRequest
 from proa.model.config import HostConfig, RestartPolicy
 from proa.model.errors import (
@@ -209,6 +210,23 @@ async def test_resize(ground: Ground) -> None:
         await daemon.engine.execs.start(exec_id)
         await daemon.engine.execs.resize(exec_id, 10, 20)
         assert process(daemon, exec_id).size == (10, 20)
+
+
+async def test_only_the_last_ended_are_kept(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execs, "KEPT_EXECS", 2)
+    async with ground.daemon() as daemon:
+        await daemon.run()
+        running = await make(daemon)
+        await daemon.engine.execs.start(running)
+        ended = [await make(daemon) for _ in range(3)]
+        for exec_id in ended:
+            await daemon.engine.execs.start(exec_id)
+            process(daemon, exec_id).end(0)
+            await settle()
+        with pytest.raises(NoSuchExec):
+            daemon.engine.execs.get(ended[0])
+        assert [daemon.engine.execs.get(exec_id).exit_code for exec_id in ended[1:]] == [0, 0]
+        assert daemon.engine.execs.get(running).running
 
 
 async def test_refusals(ground: Ground) -> None:

@@ -319,10 +319,11 @@ class Ground:
     ) -> AsyncIterator[Daemon]:
         """Run a daemon for the span of the block; with ``restore`` it looks first for what there is."""
         stage = Stage(kill_at=kill_at)
+        db = StagedDatabase(self.root / "engine.db")
         try:
-            async with anyio.create_task_group() as tasks:
-                # A lock never released or a stream never ended must fail the test, not hang it.
-                with anyio.fail_after(TIMEOUT_S), (db := StagedDatabase(self.root / "engine.db")):
+            # A lock never released or a stream never ended must fail the test, not hang it.
+            with anyio.fail_after(TIMEOUT_S), db:
+                async with anyio.create_task_group() as tasks:
                     daemon = self._build(db, stage, tasks, runtimes)
                     db.stage = stage
                     if restore:

@@ -156,8 +156,14 @@ class Lifecycle:
                 raise WrongState(f"container {container.id} is already paused")
             if container.state is not State.RUNNING or unit.task is None:
                 raise WrongState(f"container {container.id} is not running")
-            await unit.task.pause()
+            # Recorded first: a frozen task that nobody takes for one could not be ended after our death.
             self._registry.put(replace(container, state=State.PAUSED))
+            try:
+                with anyio.CancelScope(shield=True):
+                    await unit.task.pause()
+            except (EngineError, OSError):
+                self._registry.put(container)
+                raise
             self._publish("pause", container)
 
     async def unpause(self, ref: str) -> None:

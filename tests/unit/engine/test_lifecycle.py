@@ -426,6 +426,14 @@ class TestPause:
             with pytest.raises(WrongState, match="is already paused"):
                 await daemon.engine.containers.pause("web")
 
+    async def test_a_failure_leaves_it_running(self, ground: Ground) -> None:
+        async with ground.daemon() as daemon:
+            await daemon.run()
+            daemon.stage.fail("task.pause", Internal("frozen hands"))
+            with pytest.raises(Internal):
+                await daemon.engine.containers.pause("web")
+            assert daemon.get("web").state is State.RUNNING
+
     async def test_an_end_while_paused(self, ground: Ground) -> None:
         async with ground.daemon() as daemon:
             container = await daemon.run()

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+SHM = Path("/dev/shm")
 ENV_TEMPLATES = "PROA_TEST_TEMPLATES"
 
 
@@ -19,6 +20,7 @@ def shared_templates() -> Path:
     told = os.environ.get(ENV_TEMPLATES)
     if told:
         return Path(told)
-    path = Path(tempfile.mkdtemp(prefix="proa-templates-"))
+    # In memory: each is a hundred megabytes that a disk need not see.
+    path = Path(tempfile.mkdtemp(prefix="proa-templates-", dir=SHM if SHM.is_dir() else None))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path

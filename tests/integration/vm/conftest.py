@@ -9,7 +9,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from proa.runtime.vm.accel import TCG, Accelerator, find_qemu, qemu_version
 from proa.runtime.vm.runtime import VmRuntime
 from proa.storage.disks import Disks
 from proa.storage.layers import Layers
+from tests.support.templates import shared_templates
 
 LIB = Path(os.environ.get("PROA_TEST_LIB") or Path(sys.prefix) / "lib" / "proa")
 MIB = 1024 * 1024
@@ -103,16 +104,14 @@ async def end_of(task: Task) -> ExitStatus:
 
 
 @pytest.fixture(scope="session")
-def templates() -> Iterator[Path]:
-    """Templates in memory: each is a hundred megabytes that a disk need not see."""
+def templates() -> Path:
+    """Templates that the whole session shares."""
     if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None:
         pytest.skip("needs root and QEMU")
     missing = [name for name in NEEDED if not (LIB / name).exists()]
     if missing:
         pytest.skip(f"make setup has not been run: {', '.join(missing)} missing in {LIB}")
-    shm = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="pvmt-", dir=shm if shm.is_dir() else None) as directory:
-        yield Path(directory)
+    return shared_templates()
 
 
 @pytest.fixture

@@ -24,7 +24,14 @@ from pathlib import Path
 import anyio
 
 from proa.host import process
-from proa.model.errors import EngineError, InvalidParameter, OutcomeUnknown, StartFailed, ToolFailed
+from proa.model.errors import (
+    EngineError,
+    InvalidParameter,
+    OutcomeUnknown,
+    StartFailed,
+    ToolFailed,
+    Unavailable,
+)
 from proa.model.task import BlockRootfs, Mount, MountKind, TaskSpec
 from proa.runtime.vm import limits, messages, privileges, qemu
 from proa.runtime.vm.channel import AgentError
@@ -109,7 +116,7 @@ async def make_clone(
         await _enclose(spec, shape, record, undo)
         await _resume(home, state_fd)
         await _configure(spec, layers, guest)
-    except (OutcomeUnknown, AgentError) as error:
+    except (OutcomeUnknown, Unavailable, AgentError) as error:  # Unavailable: QEMU ended before it listened
         said = "\n".join(filter(None, (error.args[0], qemu.log_tail(home.path), console.text())))
         raise StartFailed(f"the virtual machine could not be started: {said}") from error
     return Clone(record=record, process=child, fs_server=fs_server, guest=guest, console=console)

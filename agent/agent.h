@@ -9,10 +9,11 @@
  * channel.c    the control link: marker, frames in, queue out
  * request.c    which request goes where
  * worker.c     forked children that answer a request
+ * main_process.c  the main process, forked in the template: carries out CONFIGURE, becomes the program at START
  * configure.c  a clone's identity; netlink.c its network, rootfs.c its disks, mounts.c what is mounted on them
  * fuse.c       the relay between /dev/fuse and the host's file server
  * process.c    the process table, start and end; stdio.c its streams; log.c log and exit record
- * container.c  the child's way from fork to exec; credentials.c user and limits; user.c passwd and group
+ * container.c  the way to exec; credentials.c user and limits; user.c passwd and group
  * cgroup.c     limits and use of the workload; devices.c what it may open; stats.c STATS, table.c PROCESSES
  */
 #ifndef PROA_AGENT_H
@@ -31,9 +32,13 @@
 /* Where things lie in the agent's own root, a tmpfs that no container sees. */
 #define ROOT "/run/root"
 #define LAYERS "/run/layers"
+#define MOUNT_POINTS "/base"
 #define WRITABLE "/run/rw"
 #define FILES "/run/files"
 #define SHARE "/run/share"
+#define DEVICES "/run/dev"
+#define SYSTEM "/run/sys"
+#define PROCESSES "/run/proc"
 #define CGROUP "/sys/fs/cgroup/container"
 
 /* --- main.c --- */
@@ -55,6 +60,9 @@ uint64_t clock_ns(int clock);
 void power_off(void) __attribute__((noreturn));
 /* Power off unless the host does so first. */
 void power_off_later(unsigned milliseconds);
+/* In the template, after forking: have memory at hand for what a clone allocates. Asking the kernel for it, or giving
+ * it back, costs a clone some milliseconds under emulation. */
+void warm_memory(void);
 extern char **loaded_modules;
 
 struct ports {
@@ -107,20 +115,37 @@ typedef void (*worker_job)(struct fields fields);
 typedef void (*worker_done)(const struct request *request, const struct outcome *outcome);
 /* Run the job in a child (it may fail() at any depth); done is called in the loop, also when request is NULL. */
 bool worker_run(const struct request *request, worker_job job, worker_done done);
-/* Fork the child for a job before it is asked for: the first worker_run of that job finds it waiting. */
-void worker_prepare(worker_job job);
 /* In a child with a report pipe: tell and exit. */
 void fail(uint32_t code, const char *format, ...) __attribute__((format(printf, 2, 3), noreturn));
 /* The same with ": " and the meaning of errno. */
 void fail_errno(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 extern int report_fd;
 void report_pid(pid_t pid);
+void report_done(void);
 /* Collect a report; true when it is complete (the pipe's end was read). */
-bool outcome_read(int fd, struct outcome *outcome, struct buffer *partial);
+bool outcome_read(int fd, struct outcome *outcome);
 
-/* --- configure.c, netlink.c, rootfs.c, mounts.c, fuse.c: run in a worker; errors through fail() --- */
+/* --- main_process.c --- */
+
+/* In the template: fork it. False with errno set. */
+bool main_prepare(void);
+/* done is called in the loop. */
+bool main_prepare_image(const struct request *request, worker_done done);
+bool main_configure(const struct request *request, worker_done done);
+/* Whether it can still be started. */
+bool main_waits(void);
+/* Our ends of its pipes, once; the caller closes what it does not use. */
+void main_streams(int streams[3]);
+/* Returns its pid, and the pipe that its report comes through and that exec closes; -1 when it is gone. */
+pid_t main_start(struct fields fields, int terminal, int *report);
+/* When it has ended: unmount in a worker what only its namespace had mounted. */
+bool main_unmount(worker_done done);
+
+/* --- configure.c, netlink.c, rootfs.c, mounts.c: run in the main process; errors through fail() --- */
 
 void configure(struct fields fields);
+/* The part of it that all containers of an image share; configure() leaves it out then. */
+void prepare_image(struct fields fields);
 /* Also called in the loop. False with errno set; entropy may only be absent after the first time. */
 bool set_clock_and_entropy(struct fields fields, bool first);
 void write_text(const char *path, const char *text);
@@ -128,12 +153,16 @@ void write_text(const char *path, const char *text);
 void find_network(void);
 void prepare_network(void);
 void prepare_devices(void);
+void prepare_disks(void);
 void setup_network(struct fields fields);
 void mount_rootfs(struct fields fields);
 void mount_devices(struct fields fields);
+void resize_shm(struct fields fields);
 void mount_user(struct fields fields);
 void mount_files(struct fields fields);
-void mount_share(void);
+void prepare_files(void);
+/* Hide MASKED_PATH and protect READONLY_PATH, inside the container's root. */
+void restrict_paths(struct fields fields);
 void finish_rootfs(struct fields fields);
 /* Open a path inside the container's root, which no symbolic link leaves; as openat2. */
 int open_inside(const char *path, uint64_t flags, uint64_t mode);
@@ -141,10 +170,20 @@ int open_inside(const char *path, uint64_t flags, uint64_t mode);
 int ensure_inside(const char *path, bool directory);
 void mount_on(int target, const char *source, const char *type, unsigned long flags, const char *data);
 
+/* --- fuse.c --- */
+
+/* In the template: mount the share, which nobody serves yet. False with errno set. */
+bool share_prepare(void);
+/* In the agent, when CONFIGURE asks for shares: begin to carry messages. */
+void share_carry(struct fields fields);
+/* In the main process: the connection is the agent's. */
+void share_leave(void);
+/* In the main process, before the share is used: fails when the host's server is not there. */
+void share_require(void);
+
 /* --- process.c --- */
 
 struct process;
-void processes_configured(void);
 void process_start(const struct request *request, bool exec);
 struct process *process_find(uint32_t id);
 void process_each(void (*visit)(struct process *process));
@@ -192,6 +231,11 @@ struct stdio_ends {
 };
 
 bool stdio_open(struct stdio *stdio, struct stdio_ends *ends, struct process *process, bool tty, bool open_stdin);
+/* The same for the main process, whose pipes are there already; taken over, or closed when there is a terminal. */
+bool stdio_adopt(struct stdio *stdio, const int streams[3], struct process *process, bool tty, bool open_stdin);
+/* Number of the terminal in /dev/pts; -1 for none. */
+int stdio_terminal_number(const struct stdio *stdio);
+int stdio_open_terminal(int number);
 void stdio_begin(struct stdio *stdio);
 void stdio_attach(struct stdio *stdio, uint32_t credit_stdout, uint32_t credit_stderr);
 void stdio_detach(struct stdio *stdio);
@@ -202,6 +246,7 @@ void stdio_drain(struct stdio *stdio);
 void stdio_close_input(struct stdio *stdio);
 void stdio_close(struct stdio *stdio);
 void stdio_update(struct stdio *stdio);
+/* In the template: where terminals are opened from now on, /dev/pts of containers. */
 void stdio_terminal_directory(int fd);
 
 struct process {
@@ -215,7 +260,6 @@ struct process {
     uint64_t oom_kills_before;
     struct stdio stdio;
     struct source report; /* from the child until it has exec'ed */
-    struct buffer partial;
     struct outcome outcome;
     struct request request; /* its fields are not valid any more */
 };
@@ -228,7 +272,7 @@ void log_write(unsigned stream, const uint8_t *data, size_t size);
 bool log_is_empty(void);
 void exit_record_write(uint32_t code, bool oom, uint64_t finished_ns);
 
-/* --- container.c, credentials.c: in the child --- */
+/* --- container.c, credentials.c: in the main process and in those of EXEC --- */
 
 struct identity {
     uint32_t uid, gid;
@@ -240,11 +284,15 @@ struct identity {
 struct start {
     struct fields fields;
     const struct stdio_ends *ends;
-    pid_t main_pid; /* to join; 0 for the main process itself */
-    bool tty;
+    int terminal; /* its number, -1 for none */
+    bool main;
 };
 
-pid_t container_spawn(const struct start *start, int report);
+/* In the template: what does not depend on the container. */
+void container_prepare(void);
+void container_run_main(const struct start *start) __attribute__((noreturn));
+/* Fork a process that joins the main one; its real pid comes with the report. */
+pid_t container_spawn_exec(const struct start *start, pid_t main_pid, int report);
 void apply_limits(struct fields fields);
 void resolve_identity(struct fields fields, struct identity *identity);
 void become(struct fields fields, const struct identity *identity);
@@ -260,9 +308,9 @@ bool identity_resolve(const char *user, char *const *group_add, const char *pass
 
 /* --- cgroup.c, devices.c, stats.c, table.c --- */
 
-/* In a child: errors through fail(). */
+/* In the template, in a child: errors through fail(). Nothing is forbidden before restrict_devices. */
+void prepare_device_rules(void);
 void restrict_devices(void);
-void allow_devices(void);
 
 void cgroup_prepare(void);
 bool cgroup_limit(const char *name, uint64_t limit);

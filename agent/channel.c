@@ -17,6 +17,7 @@
 #define QUEUE_HIGH (256u * 1024)     /* output of processes waits above this */
 #define QUEUE_BROKEN (8u * 1024 * 1024) /* a host that asks without end and never reads */
 #define READ_SIZE 65536u
+#define USUAL_FRAMES (2 * READ_SIZE)
 
 enum link { LINK_DOWN, LINK_NONCE, LINK_UP };
 
@@ -56,7 +57,7 @@ static void link_down(void)
         processes_detach();
     link_state = LINK_DOWN;
     generation++;
-    buffer_free(&out);
+    buffer_clear(&out);
 }
 
 void channel_fail(const char *reason)
@@ -121,7 +122,7 @@ static void take(const uint8_t *bytes, size_t size)
     size_t used;
     while ((used = marker_scan(&marker_matched, bytes, size)) > 0) {
         link_down();
-        buffer_free(&in);
+        buffer_clear(&in);
         link_state = LINK_NONCE;
         bytes += used;
         size -= used;
@@ -149,6 +150,9 @@ static void control_ready(struct source *source, uint32_t events)
 
 void channel_open(int fd)
 {
+    /* Memory from the allocator at the first frame would cost a clone some milliseconds under emulation. */
+    if (!buffer_reserve(&in, USUAL_FRAMES) || !buffer_reserve(&out, USUAL_FRAMES) || !buffer_reserve(&unsent, READ_SIZE))
+        say("out of memory");
     control.fd = fd;
     control.ready = control_ready;
     loop_watch(&control, EPOLLIN | EPOLLOUT | EPOLLET);

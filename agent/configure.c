@@ -2,7 +2,7 @@
 /*
  * CONFIGURE: makes one machine out of a clone, which until then is the twin of all others.
  *
- * Runs in a worker that shares the agent's mount namespace, so what it mounts stays.
+ * Runs in the main process, in whose mount namespace everything is mounted.
  * Source: docs/reference/agent-protocol.md, CONFIGURE; random(4).
  */
 #define _GNU_SOURCE
@@ -67,7 +67,7 @@ static void set_names(struct fields fields)
     char *domainname = fields_string(fields, K_DOMAINNAME, 0);
     if (hostname && sethostname(hostname, strlen(hostname)) < 0)
         fail_errno("sethostname");
-    if (domainname && setdomainname(domainname, strlen(domainname)) < 0)
+    if (domainname && *domainname && setdomainname(domainname, strlen(domainname)) < 0)
         fail_errno("setdomainname");
 }
 
@@ -102,6 +102,22 @@ static void set_limits(struct fields fields)
         fail_errno("pids.max");
 }
 
+static bool rootfs_prepared;
+
+static void prepare_rootfs(struct fields fields)
+{
+    mount_rootfs(fields);
+    mount_devices(fields);
+    restrict_paths(fields);
+    rootfs_prepared = true;
+}
+
+void prepare_image(struct fields fields)
+{
+    prepare_rootfs(fields);
+    prepare_files();
+}
+
 void configure(struct fields fields)
 {
     if (!set_clock_and_entropy(fields, true))
@@ -109,10 +125,13 @@ void configure(struct fields fields)
     set_names(fields);
     setup_network(fields);
     set_sysctls(fields);
-    mount_rootfs(fields);
-    mount_devices(fields);
+    if (!rootfs_prepared)
+        prepare_rootfs(fields);
+    resize_shm(fields);
     mount_user(fields);
     mount_files(fields);
     finish_rootfs(fields);
     set_limits(fields);
+    if (!fields_u32(fields, K_PRIVILEGED, 0))
+        restrict_devices();
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The child's way from fork to exec. Until exec closes it, the report pipe tells the agent what went wrong.
+ * The way to exec. Until exec closes it, the report pipe tells the agent what went wrong.
  *
- *   main   clone (new pid, mount namespaces) → cgroup, cgroup namespace → /proc, pivot_root → user, exec
+ *   main   in the template: cgroup, cgroup namespace → /proc; at START: pivot_root → user, exec
  *   exec   fork → setns → clone into the pid namespace, as the agent's child → user, exec
  *
  * Source: pid_namespaces(7), pivot_root(2), cgroup_namespaces(7); OCI runtime-spec, config-linux.md.
@@ -22,7 +22,6 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -41,65 +40,27 @@ static pid_t fork_with(unsigned long flags)
 
 /* --- the container's mount namespace --- */
 
-static void mount_kernel_views(void)
+void container_prepare(void)
 {
-    int proc = open_inside("/proc", O_PATH | O_DIRECTORY, 0);
-    int cgroup = open_inside("/sys/fs/cgroup", O_PATH | O_DIRECTORY, 0);
-    if (proc < 0 || cgroup < 0)
-        fail_errno("/proc or /sys/fs/cgroup");
-    mount_on(cgroup, "cgroup", "cgroup2", KERNEL_FLAGS | MS_RDONLY, NULL);
-    mount_on(proc, "proc", "proc", KERNEL_FLAGS, NULL);
-    close(cgroup);
-    close(proc);
+    cgroup_join();
+    if (unshare(CLONE_NEWCGROUP) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+        fail_errno("namespaces");
+    /* What shows the namespaces of its mounter; CONFIGURE moves both into the root. */
+    if (mount("cgroup", SYSTEM "/fs/cgroup", "cgroup2", KERNEL_FLAGS | MS_RDONLY, NULL) < 0 ||
+        mkdir(PROCESSES, 0555) < 0 || mount("proc", PROCESSES, "proc", KERNEL_FLAGS, NULL) < 0)
+        fail_errno("mount /proc or /sys/fs/cgroup");
+    prepare_device_rules();
+    write_text("/proc/self/oom_score_adj", "0"); /* the agent's own -1000 is not to be inherited */
+    if (setsid() < 0)
+        fail_errno("setsid");
+    /* Of this namespace: through the agent's mount of it ttyname(3) would fail. */
+    stdio_terminal_directory(open(DEVICES "/pts", O_PATH | O_DIRECTORY | O_CLOEXEC));
 }
 
 static void enter_root(void)
 {
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || chdir(ROOT) < 0 ||
-        syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+    if (chdir(ROOT) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
         fail_errno("pivot_root");
-}
-
-/* A path that is missing needs no protection. */
-static void make_readonly(const char *path)
-{
-    if (mount(path, path, NULL, MS_BIND | MS_REC, NULL) < 0) {
-        if (errno == ENOENT)
-            return;
-        fail_errno("read-only path %s", path);
-    }
-    struct statfs status; /* a remount sets all flags, so the present ones have to be given again */
-    unsigned long flags = statfs(path, &status) == 0 ? (unsigned long)status.f_flags & KERNEL_FLAGS : 0;
-    if (mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL) < 0)
-        fail_errno("read-only path %s", path);
-}
-
-static void mask(const char *path)
-{
-    struct stat status;
-    if (lstat(path, &status) < 0)
-        return;
-    int done = S_ISDIR(status.st_mode) ? mount("tmpfs", path, "tmpfs", MS_RDONLY, "size=0k")
-                                       : mount("/dev/null", path, NULL, MS_BIND, NULL);
-    if (done < 0 && errno != ENOENT)
-        fail_errno("masked path %s", path);
-}
-
-static void restrict_paths(struct fields fields)
-{
-    struct field field;
-    struct fields rest = fields;
-    while (fields_next(&rest, &field)) {
-        char path[512];
-        if ((field.key != K_MASKED_PATH && field.key != K_READONLY_PATH) || field.length >= sizeof path)
-            continue;
-        memcpy(path, field.bytes, field.length);
-        path[field.length] = 0;
-        if (field.key == K_MASKED_PATH)
-            mask(path);
-        else
-            make_readonly(path);
-    }
 }
 
 static void make_directories(const char *path)
@@ -129,7 +90,7 @@ static void offer_console(void)
 
 /* --- what main and exec have in common --- */
 
-/* The terminal as the container's own /dev/pts names it: through the agent's mount of it ttyname(3) would fail.
+/* For EXEC: the terminal as the container's own /dev/pts names it.
  * The container may have put anything there, so it is taken only if it is the very device. */
 static int reopen_terminal(int terminal)
 {
@@ -146,18 +107,24 @@ static int reopen_terminal(int terminal)
     return fd >= 0 ? fd : terminal;
 }
 
+static int open_terminal(const struct start *start)
+{
+    return start->main ? stdio_open_terminal(start->terminal) : reopen_terminal(start->ends->fds[0]);
+}
+
 static void take_streams(const struct start *start)
 {
+    bool tty = start->terminal >= 0;
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    int terminal = start->tty ? reopen_terminal(start->ends->fds[0]) : -1;
-    if (setsid() < 0 && errno != EPERM)
+    int terminal = tty ? open_terminal(start) : -1;
+    if (setsid() < 0 && errno != EPERM) /* the main process leads its session since the template */
         fail_errno("setsid");
     for (int i = 0; i < 3; i++) {
-        int from = start->tty ? terminal : start->ends->fds[i] >= 0 ? start->ends->fds[i] : null;
-        if (dup2(from, i) < 0)
+        bool is_null = start->ends->fds[i] < 0 || (i == 0 && !fields_u32(start->fields, K_OPEN_STDIN, 0));
+        if (dup2(tty ? terminal : is_null ? null : start->ends->fds[i], i) < 0)
             fail_errno("standard streams");
     }
-    if (start->tty && ioctl(STDIN_FILENO, TIOCSCTTY, 0) < 0)
+    if (tty && ioctl(STDIN_FILENO, TIOCSCTTY, 0) < 0)
         fail_errno("controlling terminal");
 }
 
@@ -203,7 +170,7 @@ static void __attribute__((noreturn)) run_program(const struct start *start)
     resolve_identity(fields, &identity);
     for (int i = 0; i < 3; i++) { /* so that a user other than root can open /dev/stdout again */
         struct stat status;
-        if (fstat(i, &status) == 0 && (status.st_rdev == 0 || start->tty) && status.st_uid != identity.uid)
+        if (fstat(i, &status) == 0 && (status.st_rdev == 0 || start->terminal >= 0) && status.st_uid != identity.uid)
             fchown(i, identity.uid, (gid_t)-1);
     }
     apply_limits(fields);
@@ -228,16 +195,12 @@ static void __attribute__((noreturn)) run_program(const struct start *start)
 
 /* --- main --- */
 
-static void __attribute__((noreturn)) run_main(const struct start *start)
+void container_run_main(const struct start *start)
 {
     struct fields fields = start->fields;
     char *cwd = fields_string(fields, K_CWD, 0);
-    cgroup_join();
-    if (unshare(CLONE_NEWCGROUP) < 0)
-        fail_errno("cgroup namespace");
-    mount_kernel_views();
     enter_root();
-    if (cwd && *cwd == '/')
+    if (cwd && *cwd == '/' && cwd[1])
         make_directories(cwd);
     bool init = fields_u32(fields, K_INIT, 0);
     if (init) {
@@ -250,7 +213,7 @@ static void __attribute__((noreturn)) run_main(const struct start *start)
         }
     }
     take_streams(start);
-    if (start->tty)
+    if (start->terminal >= 0)
         offer_console();
     restrict_paths(fields);
     if (fields_u32(fields, K_READ_ONLY_ROOT, 0) && mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) < 0)
@@ -260,12 +223,13 @@ static void __attribute__((noreturn)) run_main(const struct start *start)
 
 /* --- exec --- */
 
-static void __attribute__((noreturn)) run_exec(const struct start *start)
+static void __attribute__((noreturn)) run_exec(const struct start *start, pid_t main_pid)
 {
-    int main_fd = (int)syscall(SYS_pidfd_open, start->main_pid, 0);
+    int main_fd = (int)syscall(SYS_pidfd_open, main_pid, 0);
     if (main_fd < 0)
         fail(128, "container is not running");
     cgroup_join();
+    write_text("/proc/self/oom_score_adj", "0");
     if (setns(main_fd, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWCGROUP) < 0)
         fail_errno("setns");
     /* CLONE_PARENT: the agent is to reap it, as it does all processes it was asked for. */
@@ -280,15 +244,13 @@ static void __attribute__((noreturn)) run_exec(const struct start *start)
     run_program(start);
 }
 
-pid_t container_spawn(const struct start *start, int report)
+pid_t container_spawn_exec(const struct start *start, pid_t main_pid, int report)
 {
-    pid_t pid = start->main_pid ? fork() : fork_with(CLONE_NEWPID | CLONE_NEWNS);
+    pid_t pid = fork();
     if (pid != 0)
         return pid;
     report_fd = report;
-    if (start->main_pid)
-        run_exec(start);
-    run_main(start);
+    run_exec(start, main_pid);
 }
 
 /* --- the small init --- */

@@ -64,9 +64,12 @@ static void set_rlimits(struct fields fields)
 
 void apply_limits(struct fields fields)
 {
-    char text[16];
-    snprintf(text, sizeof text, "%d", (int32_t)fields_u32(fields, K_OOM_SCORE_ADJ, 0));
-    write_text("/proc/self/oom_score_adj", text); /* the agent's own -1000 is not to be inherited */
+    int32_t score = (int32_t)fields_u32(fields, K_OOM_SCORE_ADJ, 0);
+    if (score) {
+        char text[16];
+        snprintf(text, sizeof text, "%d", score);
+        write_text("/proc/self/oom_score_adj", text);
+    }
     set_rlimits(fields);
 }
 
@@ -100,9 +103,10 @@ void become(struct fields fields, const struct identity *identity)
     uint64_t capabilities = fields_u64(fields, K_CAPABILITIES, 0);
     drop_bounding(capabilities);
     /* Raw calls: there is one thread, and the C library would signal others it does not have. */
-    if (setgroups(identity->group_count, identity->groups) < 0 ||
-        setresgid(identity->gid, identity->gid, identity->gid) < 0 ||
-        setresuid(identity->uid, identity->uid, identity->uid) < 0)
+    bool is_other = identity->uid || identity->gid || identity->group_count; /* than what it is already */
+    if (is_other && (setgroups(identity->group_count, identity->groups) < 0 ||
+                     setresgid(identity->gid, identity->gid, identity->gid) < 0 ||
+                     setresuid(identity->uid, identity->uid, identity->uid) < 0))
         fail_errno("user");
     set_capabilities(capabilities);
     if (fields_u32(fields, K_NO_NEW_PRIVS, 0) && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

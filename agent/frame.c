@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define FIELD_HEADER 6u
+#define KEPT_CAPACITY (256u * 1024)
 
 /* --- the byte queue --- */
 
@@ -49,6 +50,14 @@ void buffer_consume(struct buffer *buffer, size_t size)
     buffer->length -= size;
     if (buffer->length == 0)
         buffer->start = 0;
+}
+
+void buffer_clear(struct buffer *buffer)
+{
+    if (buffer->capacity > KEPT_CAPACITY)
+        buffer_free(buffer);
+    buffer->start = buffer->length = 0;
+    buffer->failed = false;
 }
 
 void buffer_free(struct buffer *buffer)

@@ -23,6 +23,8 @@ struct buffer {
 uint8_t *buffer_reserve(struct buffer *buffer, size_t size);
 void buffer_append(struct buffer *buffer, const void *data, size_t size);
 void buffer_consume(struct buffer *buffer, size_t size);
+/* Empty it; keeps its memory unless that is large. */
+void buffer_clear(struct buffer *buffer);
 void buffer_free(struct buffer *buffer);
 
 static inline uint8_t *buffer_bytes(const struct buffer *buffer)

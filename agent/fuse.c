@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The share: a FUSE mount whose messages two processes carry between /dev/fuse and the port proa.fs, one in each
- * direction. Both block in read, which costs two system calls a message and nothing at rest.
+ * direction. Both block in read, which costs two system calls a message and nothing at rest. The mount is made in the
+ * template, where nobody serves it; what the kernel asks first waits for a clone that has shares.
  *
  * When the host's server goes away both end, and with their descriptors the connection: accesses fail with
  * ENOTCONN instead of waiting for ever. Source: linux/fuse.h.
@@ -24,6 +25,8 @@
 #define HEADER_SIZE 16u                    /* of fuse_out_header, the shorter one */
 #define SERVER_WAIT_MS 5000
 
+static int device = -1;
+
 static bool write_all(int fd, const uint8_t *bytes, size_t size)
 {
     while (size > 0) {
@@ -38,7 +41,7 @@ static bool write_all(int fd, const uint8_t *bytes, size_t size)
     return true;
 }
 
-static void carry_requests(int device, uint8_t *message)
+static void carry_requests(uint8_t *message)
 {
     for (;;) {
         ssize_t size = read(device, message, MESSAGE_SIZE);
@@ -49,7 +52,7 @@ static void carry_requests(int device, uint8_t *message)
     }
 }
 
-static void carry_replies(int device, uint8_t *messages)
+static void carry_replies(uint8_t *messages)
 {
     size_t have = 0;
     for (;;) {
@@ -76,9 +79,11 @@ static void carry_replies(int device, uint8_t *messages)
     }
 }
 
-static void wait_for_server(void)
+void share_require(void)
 {
     struct pollfd poll_fd = {.fd = ports.fs, .events = POLLOUT};
+    if (ports.fs < 0)
+        fail(128, "the machine has no port proa.fs");
     for (int waited = 0; waited < SERVER_WAIT_MS; waited += 5) {
         if (poll(&poll_fd, 1, 0) >= 0 && !(poll_fd.revents & POLLHUP))
             return;
@@ -87,44 +92,54 @@ static void wait_for_server(void)
     fail(128, "the host's file server is not there");
 }
 
-static void run_relay(int device)
+static void __attribute__((noreturn)) run_relay(void)
 {
     uint8_t *message = malloc(MESSAGE_SIZE);
     pid_t parent = getpid();
-    close(report_fd);
+    for (int fd = STDERR_FILENO + 1; fd < 256; fd++) /* pipes kept open here would never end for their readers */
+        if (fd != device && fd != ports.fs)
+            close(fd);
     if (!message)
         _exit(1);
     pid_t child = fork();
     if (child == 0) {
         prctl(PR_SET_NAME, "proa-fs-reply");
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        carry_replies(device, message);
+        carry_replies(message);
         kill(parent, SIGKILL);
         _exit(0);
     }
     prctl(PR_SET_NAME, "proa-fs-request");
-    carry_requests(device, message);
+    carry_requests(message);
     if (child > 0)
         kill(child, SIGKILL);
     _exit(0);
 }
 
-void mount_share(void)
+bool share_prepare(void)
 {
     char options[128];
-    if (ports.fs < 0)
-        fail(128, "the machine has no port proa.fs");
-    wait_for_server();
-    int device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-    if (device < 0)
-        fail_errno("/dev/fuse");
+    device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", device);
-    if (mount("proa", SHARE, "fuse.proa", 0, options) < 0)
-        fail_errno("mount fuse");
-    pid_t relay = fork();
-    if (relay == 0)
-        run_relay(device);
-    if (relay < 0)
-        fail_errno("fork");
+    return device >= 0 && mount("proa", SHARE, "fuse.proa", 0, options) == 0;
+}
+
+void share_leave(void)
+{
     close(device);
+}
+
+void share_carry(struct fields fields)
+{
+    struct field field;
+    bool wanted = false;
+    while (fields_next(&fields, &field))
+        wanted = wanted || (field.key == K_MOUNT && fields_u32(field_fields(&field), K_KIND, 0) == MOUNT_SHARE);
+    pid_t relay = wanted ? fork() : -1;
+    if (relay == 0)
+        run_relay();
+    if (!wanted)
+        return;
+    close(device); /* so that the share ends with its relay */
+    device = -1;
 }

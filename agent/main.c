@@ -75,6 +75,18 @@ void power_off(void)
         pause();
 }
 
+void warm_memory(void)
+{
+    void *blocks[16];
+    for (size_t size = 16; size <= 8192; size += size / 2) {
+        for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+            if ((blocks[i] = malloc(size)))
+                memset(blocks[i], 1, size);
+        for (size_t i = 1; i < sizeof blocks / sizeof *blocks; i++) /* one stays, and with it the others' place */
+            free(blocks[i]);
+    }
+}
+
 static void die(const char *what)
 {
     say("%s: %s", what, strerror(errno));
@@ -211,7 +223,7 @@ static void switch_root(void)
     /* pivot_root refuses to leave the kernel's first root, so containers start from a tmpfs above it. */
     static const char *const moved[] = {"/proc", "/sys", "/dev"};
     static const char *const made[] = {"/newroot/run", "/newroot" ROOT,  "/newroot" LAYERS, "/newroot" WRITABLE,
-                                       "/newroot" FILES, "/newroot" SHARE};
+                                       "/newroot" FILES, "/newroot" SHARE, "/newroot" LAYERS MOUNT_POINTS};
     unlink("/modules.list");
     rmdir("/modules");
     unlink("/init");
@@ -240,12 +252,15 @@ static void prepare(void)
         write_text("/sys/kernel/rcu_expedited", "1"); /* with several CPUs mounts would wait for grace periods */
         prepare_network();
         prepare_devices();
-        restrict_devices();
+        prepare_disks();
         _exit(0);
     }
     int status = 1;
     if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0)
         die("preparation failed");
+    stdio_terminal_directory(open(DEVICES "/pts", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!share_prepare())
+        say("share: %s", strerror(errno));
 }
 
 static void find_ports(void)
@@ -321,12 +336,14 @@ int main(void)
     protect_from_oom();
     cgroup_prepare();
     prepare();
+    open_ports();
+    if (!main_prepare())
+        die("main process");
+    warm_memory();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     watch_children();
-    open_ports();
     log_open(ports.log);
     channel_open(ports.control);
-    worker_prepare(configure); /* a fork costs a clone several milliseconds under emulation */
     say("ready");
     loop_run();
 }

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #define MAX_LINKS 20u
+#define KERNEL_FLAGS (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 /* --- paths inside the root --- */
 
@@ -210,7 +211,7 @@ static void mount_one(struct fields mount)
         if (!source || strlen(source) > 20 || strspn(source, "0123456789") != strlen(source))
             fail(128, "mount %s: the source is not a number", target);
         if (!shared)
-            mount_share();
+            share_require();
         shared = true;
         snprintf(path, sizeof path, SHARE "/%s", source);
         bind_on(path, target, flags & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC));
@@ -226,6 +227,51 @@ void mount_user(struct fields fields)
     while (fields_next(&fields, &field))
         if (field.key == K_MOUNT)
             mount_one(field_fields(&field));
+}
+
+/* --- what the container may not see or change --- */
+
+static void make_readonly(int path, const char *name)
+{
+    char source[32];
+    struct statfs status; /* a remount sets all flags, so the present ones have to be given again */
+    unsigned long flags = fstatfs(path, &status) == 0 ? (unsigned long)status.f_flags & KERNEL_FLAGS : 0;
+    snprintf(source, sizeof source, "/proc/self/fd/%d", path);
+    mount_on(path, source, NULL, MS_BIND | MS_REC, NULL);
+    int mounted = open_inside(name, O_PATH, 0);
+    if (mounted < 0)
+        fail_errno("read-only path %s", name);
+    mount_on(mounted, NULL, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL);
+    close(mounted);
+}
+
+static void mask(int path)
+{
+    struct stat status;
+    if (fstat(path, &status) == 0 && S_ISDIR(status.st_mode))
+        mount_on(path, "tmpfs", "tmpfs", MS_RDONLY, "size=0k");
+    else
+        mount_on(path, "/dev/null", NULL, MS_BIND, NULL);
+}
+
+void restrict_paths(struct fields fields)
+{
+    struct field field;
+    while (fields_next(&fields, &field)) {
+        char name[512];
+        if ((field.key != K_MASKED_PATH && field.key != K_READONLY_PATH) || field.length >= sizeof name)
+            continue;
+        memcpy(name, field.bytes, field.length);
+        name[field.length] = 0;
+        int path = open_inside(name, O_PATH, 0);
+        if (path < 0)
+            continue; /* what is missing needs no protection */
+        if (field.key == K_MASKED_PATH)
+            mask(path);
+        else
+            make_readonly(path, name);
+        close(path);
+    }
 }
 
 /* --- files --- */
@@ -251,22 +297,98 @@ static bool has_content(const char *path)
     return content;
 }
 
-static void put_file(struct fields file, const char *path, unsigned n)
+static void write_content(int fd, struct fields file, const char *path)
 {
-    char source[64];
     struct field content = {0};
     fields_find(file, K_CONTENT, &content);
-    snprintf(source, sizeof source, FILES "/%u", n);
-    int fd = open(source, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, fields_u32(file, K_MODE, 0644) & 07777);
     if (fd < 0 || write(fd, content.bytes, content.length) != (ssize_t)content.length)
         fail_errno("file %s", path);
     close(fd);
+}
+
+static void put_file(struct fields file, const char *path, unsigned n)
+{
+    char source[64];
+    snprintf(source, sizeof source, FILES "/%u", n);
+    write_content(open(source, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, fields_u32(file, K_MODE, 0644) & 07777), file, path);
     bind_on(source, path, 0);
+}
+
+/* --- files that every container has: in the template of an image they are mounted, still empty --- */
+
+static struct usual {
+    const char *path, *source;
+    bool if_empty, mounted;
+} usual[] = {{"/etc/hostname", FILES "/hostname", false, false},
+             {"/etc/hosts", FILES "/hosts", false, false},
+             {"/etc/resolv.conf", FILES "/resolv.conf", false, false},
+             {"/etc/machine-id", FILES "/machine-id", true, false}};
+
+void prepare_files(void)
+{
+    for (struct usual *file = usual; file < usual + sizeof usual / sizeof *usual; file++) {
+        if (file->if_empty && has_content(file->path))
+            continue;
+        int fd = open(file->source, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+        if (fd < 0)
+            fail_errno("file %s", file->path);
+        close(fd);
+        bind_on(file->source, file->path, 0);
+        file->mounted = true;
+    }
+}
+
+/* Whether the path still means what was mounted there in the template: a MOUNT may have covered it since. */
+static bool is_visible(const struct usual *file)
+{
+    struct stat source, seen;
+    int fd = open_inside(file->path, O_PATH, 0);
+    bool same = fd >= 0 && fstat(fd, &seen) == 0 && stat(file->source, &source) == 0 && seen.st_dev == source.st_dev &&
+                seen.st_ino == source.st_ino;
+    if (fd >= 0)
+        close(fd);
+    return same;
+}
+
+static bool fill_usual(struct fields file, const char *path, bool has_mounts)
+{
+    for (struct usual *each = usual; each < usual + sizeof usual / sizeof *usual; each++) {
+        if (!each->mounted || strcmp(each->path, path) != 0)
+            continue;
+        if (fields_u32(file, K_MODE, 0644) != 0644 || (has_mounts && !is_visible(each)))
+            return false;
+        each->mounted = false; /* it is not to be taken away */
+        write_content(open(each->source, O_WRONLY | O_CLOEXEC), file, path);
+        return true;
+    }
+    return false;
+}
+
+/* What this container does not have after all. */
+static void remove_unused(void)
+{
+    for (struct usual *file = usual; file < usual + sizeof usual / sizeof *usual; file++) {
+        char path[32];
+        if (!file->mounted || !is_visible(file))
+            continue;
+        int fd = open_inside(file->path, O_PATH, 0);
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        if (umount2(path, MNT_DETACH) < 0)
+            fail_errno("file %s", file->path);
+        close(fd);
+    }
+}
+
+static bool has_mount(struct fields fields)
+{
+    struct field field;
+    return fields_find(fields, K_MOUNT, &field);
 }
 
 void mount_files(struct fields fields)
 {
     unsigned n = 0;
+    bool has_mounts = has_mount(fields);
     struct fields rest = fields;
     struct field field;
     while (fields_next(&rest, &field)) {
@@ -276,8 +398,10 @@ void mount_files(struct fields fields)
         char *path = fields_string(file, K_PATH, 0);
         if (!path || path[0] != '/')
             fail(128, "a file has no absolute path");
-        if (covered_by_mount(fields, path) || (fields_u32(file, K_IF_EMPTY, 0) && has_content(path)))
+        if (covered_by_mount(fields, path) || fill_usual(file, path, has_mounts) ||
+            (fields_u32(file, K_IF_EMPTY, 0) && has_content(path)))
             continue;
         put_file(file, path, n++);
     }
+    remove_unused();
 }

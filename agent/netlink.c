@@ -22,13 +22,14 @@
 #include <unistd.h>
 
 #define MAX_NICS 32
+#define USUAL_MTU 1500u /* what the template's NICs have */
 
 struct nic {
     char name[IFNAMSIZ];
     unsigned index;
     unsigned device; /* N of virtioN: the order on QEMU's command line */
     uint8_t mac[6];
-    bool taken;
+    bool taken, is_down;
 };
 
 struct message {
@@ -95,6 +96,7 @@ static void link_turn(unsigned index, bool up)
 static void rename_link(struct nic *nic, const char *name)
 {
     link_turn(nic->index, false); /* an interface that is up keeps its name */
+    nic->is_down = true;
     set_link(nic, IFLA_IFNAME, name, strlen(name) + 1, name);
     snprintf(nic->name, sizeof nic->name, "%s", name);
 }
@@ -244,7 +246,7 @@ static void setup_interface(struct nic *nic, struct fields fields)
     if (!name || strlen(name) >= IFNAMSIZ)
         fail(128, "network: an interface has no usable name");
     take_name(nic, name);
-    if (mtu)
+    if (mtu && mtu != USUAL_MTU)
         set_link(nic, IFLA_MTU, &mtu, sizeof mtu, "MTU");
     char *text;
     bool six = false;
@@ -252,10 +254,10 @@ static void setup_interface(struct nic *nic, struct fields fields)
         six = six || strchr(text, ':');
     if (six)
         set_interface_sysctl("ipv6", name, "disable_ipv6", "0");
-    link_turn(nic->index, true);
+    if (nic->is_down)
+        link_turn(nic->index, true);
     for (unsigned i = 0; (text = fields_string(fields, K_IF_ADDRESS, i)); i++)
         add_address(nic, text);
-    /* After the addresses: with arp_notify a new MAC announces them to neighbours that remember another's. */
     if (fields_find(fields, K_IF_MAC, &mac) && mac.length == 6)
         set_link(nic, IFLA_ADDRESS, mac.bytes, 6, "MAC address");
     for (unsigned i = 0; (text = fields_string(fields, K_IF_GATEWAY, i)); i++)
@@ -267,7 +269,6 @@ void prepare_network(void)
     link_turn(1, true); /* lo is always the first */
     for (size_t i = 0; i < nic_count; i++) {
         set_interface_sysctl("ipv6", nics[i].name, "disable_ipv6", "1");
-        set_interface_sysctl("ipv4", nics[i].name, "arp_notify", "1");
         /* Its driver fills the receive queue now. Nothing is sent: it
          * has no address. */
         link_turn(nics[i].index, true);

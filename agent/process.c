@@ -16,7 +16,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
@@ -90,15 +89,6 @@ static struct process *asked_for(const struct request *request)
 
 /* --- the end --- */
 
-static void finish_job(struct fields fields)
-{
-    (void)fields;
-    /* The container's mount namespace went with its processes; ours holds the last mounts. */
-    umount2(ROOT, MNT_DETACH);
-    if (umount2(WRITABLE, 0) < 0)
-        sync();
-}
-
 static void finish_done(const struct request *request, const struct outcome *outcome)
 {
     (void)request;
@@ -127,7 +117,7 @@ void log_drained(void)
     exit_recorded = true;
     exit_record_write(main_process->code, main_process->oom, main_process->finished_ns);
     tell_exit(main_process);
-    if (!worker_run(NULL, finish_job, finish_done))
+    if (!main_unmount(finish_done))
         power_off_later(HOST_WAIT_MS);
 }
 
@@ -187,11 +177,6 @@ static void learn_pid(struct process *process, pid_t pid)
 
 /* --- the start --- */
 
-void processes_configured(void)
-{
-    stdio_terminal_directory(open(ROOT "/dev/pts", O_PATH | O_DIRECTORY | O_CLOEXEC));
-}
-
 static void start_failed(struct process *process)
 {
     const struct outcome *outcome = &process->outcome;
@@ -204,7 +189,7 @@ static void report_ready(struct source *source, uint32_t events)
 {
     struct process *process = (struct process *)((char *)source - offsetof(struct process, report));
     (void)events;
-    bool whole = outcome_read(source->fd, &process->outcome, &process->partial);
+    bool whole = outcome_read(source->fd, &process->outcome);
     if (process->outcome.pid && !process->pid)
         learn_pid(process, process->outcome.pid);
     if (!whole)
@@ -232,31 +217,47 @@ static const char *cannot_start(const struct request *request, bool exec)
         return "the process id is in use";
     if (!exec && main_process)
         return "the container is started already";
+    if (!exec && !main_waits())
+        return "the container's first process is gone";
     if (exec && (!main_process || main_process->state != STATE_RUNNING || main_process->reaped))
         return "container is not running";
     return NULL;
 }
 
-static bool spawn(struct process *process, const struct request *request)
+static void set_size(struct process *process, struct fields fields)
+{
+    struct winsize size = {.ws_row = (unsigned short)fields_u32(fields, K_ROWS, 0),
+                           .ws_col = (unsigned short)fields_u32(fields, K_COLUMNS, 0)};
+    if (process->tty && size.ws_row && size.ws_col)
+        ioctl(process->stdio.terminal, TIOCSWINSZ, &size);
+}
+
+/* Let the main process, which waits, become the program. */
+static bool wake_main(struct process *process, struct fields fields)
+{
+    int streams[3];
+    main_streams(streams);
+    process->report = (struct source){.fd = -1, .ready = report_ready};
+    if (!stdio_adopt(&process->stdio, streams, process, process->tty, fields_u32(fields, K_OPEN_STDIN, 0)))
+        return false;
+    set_size(process, fields);
+    process->pid = main_start(fields, stdio_terminal_number(&process->stdio), &process->report.fd);
+    return process->pid > 0;
+}
+
+static bool spawn_exec(struct process *process, struct fields fields)
 {
     struct stdio_ends ends;
     int report[2] = {-1, -1};
-    struct fields fields = request->fields;
     bool open_stdin = fields_u32(fields, K_OPEN_STDIN, 0);
     bool done = stdio_open(&process->stdio, &ends, process, process->tty, open_stdin) &&
                 pipe2(report, O_CLOEXEC | O_NONBLOCK) == 0;
     if (done) {
-        struct winsize size = {.ws_row = (unsigned short)fields_u32(fields, K_ROWS, 0),
-                               .ws_col = (unsigned short)fields_u32(fields, K_COLUMNS, 0)};
-        if (process->tty && size.ws_row && size.ws_col)
-            ioctl(process->stdio.terminal, TIOCSWINSZ, &size);
-        struct start start = {.fields = fields,
-                              .ends = &ends,
-                              .main_pid = process->main ? 0 : main_process->pid,
-                              .tty = process->tty};
-        pid_t pid = container_spawn(&start, report[1]);
-        process->pid = process->main ? pid : 0; /* an exec's is told by its helper, which is what was forked */
-        done = pid > 0;
+        set_size(process, fields);
+        struct start start = {
+            .fields = fields, .ends = &ends, .terminal = stdio_terminal_number(&process->stdio)};
+        /* Its own pid is told by the helper, which is what was forked. */
+        done = container_spawn_exec(&start, main_process->pid, report[1]) > 0;
     }
     int error = errno;
     for (int i = 0; i < 3; i++)
@@ -291,7 +292,7 @@ void process_start(const struct request *request, bool exec)
     process->state = STATE_STARTING;
     process->oom_kills_before = cgroup_event(CGROUP "/memory.events", "oom_kill");
     process->request = *request;
-    if (!spawn(process, request)) {
+    if (!(exec ? spawn_exec(process, request->fields) : wake_main(process, request->fields))) {
         answer_error(request, 128, errno, strerror(errno));
         process_free(process);
         return;

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 bool configured;
-static bool configuring;
+static bool preparing, configuring;
 static struct request waiting_start; /* sent while CONFIGURE runs; its fields are a copy */
 
 static void hello(const struct request *request)
@@ -47,8 +47,6 @@ static void configure_done(const struct request *request, const struct outcome *
 {
     configuring = false;
     configured = !outcome->failed;
-    if (configured)
-        processes_configured();
     answer_outcome(request, outcome);
     if (waiting_start.fields.bytes) {
         struct request start = waiting_start;
@@ -70,12 +68,30 @@ static void request_start(const struct request *request)
     waiting_start.fields.bytes = copy;
 }
 
+static void prepare_done(const struct request *request, const struct outcome *outcome)
+{
+    preparing = false;
+    answer_outcome(request, outcome);
+}
+
+static void request_prepare(const struct request *request)
+{
+    if (configured || configuring || preparing)
+        answer_error(request, 0, EALREADY, "the guest is configured already");
+    else if (!(preparing = main_prepare_image(request, prepare_done)))
+        answer_error(request, 0, errno, "the container's first process is gone");
+}
+
 static void request_configure(const struct request *request)
 {
-    if (configured || configuring)
+    if (configured || configuring || preparing)
         answer_error(request, 0, EALREADY, "the guest is configured already");
-    else if (!(configuring = worker_run(request, configure, configure_done)))
-        answer_error(request, 0, errno, "cannot fork");
+    else {
+        configuring = true;
+        share_carry(request->fields);
+        if (!main_configure(request, configure_done))
+            answer_error(request, 0, errno, "the container's first process is gone");
+    }
 }
 
 static void sync_job(struct fields fields)
@@ -139,6 +155,7 @@ static bool handle_request(uint8_t type, const struct request *request)
     case REQ_LIST: process_list(request); return true;
     case REQ_RELEASE: process_release(request); return true;
     case REQ_CLOCK: request_clock(request); return true;
+    case REQ_PREPARE: request_prepare(request); return true;
     default: return false;
     }
 }

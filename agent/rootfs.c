@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The container's root: the layers' partitions as erofs, a writable file system, the overlay, and the kernel's
- * own file systems that do not depend on the container's pid namespace.
+ * own file systems.
  *
- *   /run/layers/N   layer N, lowest first      /run/rw/upper, work    what is written
- *   /run/root       the overlay, later the container's /
- *   /run/dev, sys   what the container's /dev and /sys will be
+ *   /run/layers/N    layer N, lowest first     /run/rw/upper, work    what is written
+ *   /run/layers/base directories and files that are mounted upon, below all layers: an image that lacks them gets them
+ *                    without a trace in what is written (as from Docker's "init" layer)
+ *   /run/root        the overlay, later the container's /
+ *   /run/dev, sys    what the container's /dev and /sys will be
+ *
+ * Adding a partition and mounting ext4 are dear where code runs for the first time, so the template has partitions
+ * in places that the host knows, and a new disk mounted read-only, which leaves it as it is: a clone whose disk is a
+ * copy of that one only makes it writable. Source: docs/reference/agent-protocol.md, CONFIGURE, steps 5 to 7.
  */
 #define _GNU_SOURCE
 #include "agent.h"
@@ -25,11 +31,15 @@
 
 #define MAX_LAYERS 127u
 #define SECTOR 512u
-#define DEVICES "/run/dev"
-#define SYSTEM "/run/sys"
+#define SLOTS_DISK "vda"
+#define SLOTS 32u
+#define SLOT_SIZE (32ull << 30)
+#define NEW_DISK "vdb" /* mounted in the template */
+#define DEFAULT_SHM_SIZE (64ull << 20)
 #define DEFAULT_SHM "mode=1777,size=65536k"
 #define FILES_LIMIT "mode=755,size=16m"
 #define KERNEL_FLAGS (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+#define EXT4_OPTIONS "noinit_itable" /* zeroing the inode tables in the background would keep an idle machine busy */
 
 static int open_disk(const char *name)
 {
@@ -43,55 +53,99 @@ static int open_disk(const char *name)
     return disk;
 }
 
-static void mount_layer(int disk, const char *disk_name, unsigned n, struct fields layer)
+static bool change_partition(int disk, int operation, unsigned n, uint64_t offset, uint64_t length)
+{
+    struct blkpg_partition partition = {.start = (long long)offset, .length = (long long)length, .pno = (int)n + 1};
+    struct blkpg_ioctl_arg argument = {.op = operation, .datalen = sizeof partition, .data = &partition};
+    return ioctl(disk, BLKPG, &argument) == 0;
+}
+
+/* Whether the layers lie where the template has partitions: layer n in slot n. */
+static bool fits_slots(struct fields fields, const char *disk_name)
+{
+    struct field field;
+    unsigned n = 0;
+    while (fields_next(&fields, &field)) {
+        if (field.key != K_LAYER)
+            continue;
+        struct fields layer = field_fields(&field);
+        if (n >= SLOTS || fields_u64(layer, K_OFFSET, 0) != n * SLOT_SIZE || fields_u64(layer, K_LENGTH, 0) > SLOT_SIZE)
+            return false;
+        n++;
+    }
+    return strcmp(disk_name, SLOTS_DISK) == 0;
+}
+
+static void remove_slots(void)
+{
+    int disk = open_disk(SLOTS_DISK);
+    for (unsigned n = 0; n < SLOTS; n++)
+        change_partition(disk, BLKPG_DEL_PARTITION, n, 0, 0); /* the partitions of another disk may be there already */
+    close(disk);
+}
+
+static void add_partition(const char *disk_name, unsigned n, struct fields layer)
 {
     uint64_t offset = fields_u64(layer, K_OFFSET, 0), length = fields_u64(layer, K_LENGTH, 0);
     if (length == 0 || offset % SECTOR || length % SECTOR)
         fail(128, "layer %u: offset and length are not multiples of %u", n, SECTOR);
-    struct blkpg_partition partition = {.start = (long long)offset, .length = (long long)length, .pno = (int)n + 1};
-    struct blkpg_ioctl_arg argument = {.op = BLKPG_ADD_PARTITION, .datalen = sizeof partition, .data = &partition};
-    if (ioctl(disk, BLKPG, &argument) < 0)
+    int disk = open_disk(disk_name);
+    if (!change_partition(disk, BLKPG_ADD_PARTITION, n, offset, length))
         fail_errno("layer %u: partition", n);
-    char source[64], target[64];
-    snprintf(source, sizeof source, "/dev/%s%u", disk_name, n + 1);
-    snprintf(target, sizeof target, LAYERS "/%u", n);
-    if (mkdir(target, 0755) < 0 || mount(source, target, "erofs", MS_RDONLY, NULL) < 0)
-        fail_errno("layer %u: mount", n);
+    close(disk);
 }
 
 static unsigned mount_layers(struct fields fields)
 {
     char *name = fields_string(fields, K_LAYERS_DISK, 0);
-    const char *disk_name = name ? name : "vda";
-    int disk = -1;
+    const char *disk_name = name ? name : SLOTS_DISK;
+    bool in_slots = fits_slots(fields, disk_name);
     unsigned count = 0;
     struct field field;
+    if (!in_slots)
+        remove_slots();
     while (fields_next(&fields, &field)) {
+        char source[64], target[64];
         if (field.key != K_LAYER)
             continue;
         if (count == MAX_LAYERS)
             fail(128, "more than %u layers", MAX_LAYERS);
-        if (disk < 0)
-            disk = open_disk(disk_name);
-        mount_layer(disk, disk_name, count++, field_fields(&field));
+        if (!in_slots)
+            add_partition(disk_name, count, field_fields(&field));
+        snprintf(source, sizeof source, "/dev/%s%u", disk_name, count + 1);
+        snprintf(target, sizeof target, LAYERS "/%u", count);
+        if ((mkdir(target, 0755) < 0 && errno != EEXIST) || mount(source, target, "erofs", MS_RDONLY, NULL) < 0)
+            fail_errno("layer %u: mount", count);
+        count++;
     }
-    if (disk >= 0)
-        close(disk);
     return count;
+}
+
+static bool new_disk_mounted(void)
+{
+    struct stat inside, outside;
+    return stat(WRITABLE, &inside) == 0 && stat("/run", &outside) == 0 && inside.st_dev != outside.st_dev;
+}
+
+static void mount_disk(const char *disk)
+{
+    char path[64];
+    if (strchr(disk, '/') || strlen(disk) > 31)
+        fail(128, "disk %s: invalid name", disk);
+    snprintf(path, sizeof path, "/dev/%s", disk);
+    bool is_there = strcmp(disk, NEW_DISK) == 0 && new_disk_mounted();
+    if (is_there ? mount(NULL, WRITABLE, NULL, MS_REMOUNT, EXT4_OPTIONS) < 0
+                 : mount(path, WRITABLE, "ext4", 0, EXT4_OPTIONS) < 0)
+        fail_errno("mount %s", path);
 }
 
 static void mount_writable(struct fields fields)
 {
     char *disk = fields_string(fields, K_WRITABLE_DISK, 0);
-    char text[64] = "mode=755";
     if (disk) {
-        if (strchr(disk, '/') || strlen(disk) > 31)
-            fail(128, "disk %s: invalid name", disk);
-        snprintf(text, sizeof text, "/dev/%s", disk);
-        /* Zeroing the inode tables in the background would keep an idle machine busy. */
-        if (mount(text, WRITABLE, "ext4", 0, "noinit_itable") < 0)
-            fail_errno("mount %s", text);
+        mount_disk(disk);
     } else {
+        char text[64] = "mode=755";
         uint64_t size = fields_u64(fields, K_TMPFS_SIZE, 0);
         if (size)
             snprintf(text, sizeof text, "mode=755,size=%llu", (unsigned long long)size);
@@ -108,16 +162,70 @@ void mount_rootfs(struct fields fields)
     unsigned layers = mount_layers(fields);
     mount_writable(fields);
     size_t length = (size_t)snprintf(options, sizeof options, "upperdir=" WRITABLE "/upper,workdir=" WRITABLE "/work,lowerdir=");
-    if (layers == 0) {
-        if (mkdir("/run/empty", 0755) < 0)
-            fail_errno("/run/empty");
-        snprintf(options + length, sizeof options - length, "/run/empty");
-    }
     for (unsigned n = layers; n-- > 0;) /* the topmost comes first */
-        length += (size_t)snprintf(options + length, sizeof options - length, "%u%s", n, n ? ":" : "");
+        length += (size_t)snprintf(options + length, sizeof options - length, "%u:", n);
+    snprintf(options + length, sizeof options - length, "%s", MOUNT_POINTS + 1);
     /* Relative names keep 127 layers well inside the page. */
     if (chdir(LAYERS) < 0 || mount("overlay", ROOT, "overlay", 0, options) < 0 || chdir("/") < 0)
         fail_errno("mount overlay");
+}
+
+/* --- in the template --- */
+
+static void make_mount_points(void)
+{
+    static const char *const directories[] = {"", "/dev", "/proc", "/sys", "/etc"};
+    static const char *const files[] = {"/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/machine-id"};
+    char path[64];
+    for (size_t i = 0; i < sizeof directories / sizeof *directories; i++) {
+        snprintf(path, sizeof path, LAYERS MOUNT_POINTS "%s", directories[i]);
+        if (mkdir(path, 0755) < 0 && errno != EEXIST)
+            fail_errno("%s", path);
+    }
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, LAYERS MOUNT_POINTS "%s", files[i]);
+        int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+        if (fd < 0)
+            fail_errno("%s", path);
+        close(fd);
+    }
+}
+
+/* The disks are files of a host that has a scheduler of its own, and throttles as well. */
+static void quicken_disks(void)
+{
+    static const char *const disks[] = {SLOTS_DISK, NEW_DISK, "vdc"};
+    static const char *const settings[][2] = {{"scheduler", "none"}, {"wbt_lat_usec", "0"}};
+    for (size_t i = 0; i < sizeof disks / sizeof *disks; i++)
+        for (size_t k = 0; k < sizeof settings / sizeof *settings; k++) {
+            char path[96];
+            snprintf(path, sizeof path, "/sys/block/%s/queue/%s", disks[i], settings[k][0]);
+            int fd = open(path, O_WRONLY | O_CLOEXEC);
+            if (fd >= 0 && write(fd, settings[k][1], strlen(settings[k][1])) < 0)
+                say("%s: %s", path, strerror(errno));
+            if (fd >= 0)
+                close(fd);
+        }
+}
+
+void prepare_disks(void)
+{
+    make_mount_points();
+    for (unsigned n = 0; n < SLOTS; n++) {
+        char path[64];
+        snprintf(path, sizeof path, LAYERS "/%u", n);
+        mkdir(path, 0755);
+    }
+    int disk = open("/dev/" SLOTS_DISK, O_RDONLY | O_CLOEXEC);
+    for (unsigned n = 0; disk >= 0 && n < SLOTS; n++)
+        if (!change_partition(disk, BLKPG_ADD_PARTITION, n, n * SLOT_SIZE, SLOT_SIZE))
+            say("slot %u: %s", n, strerror(errno)); /* the disk is small: it holds no template's placeholder */
+    if (disk >= 0)
+        close(disk);
+    quicken_disks();
+    /* There may be none, or none with a file system: then CONFIGURE mounts what it is told to. */
+    if (mount("/dev/" NEW_DISK, WRITABLE, "ext4", MS_RDONLY, EXT4_OPTIONS) < 0)
+        say("no new disk: %s", strerror(errno));
 }
 
 /* --- /dev, /sys and what lies in them: made in the template, moved into the root in the clone --- */
@@ -173,8 +281,11 @@ static void move_inside(const char *source, const char *target)
     close(fd);
 }
 
-static void resize_shm(uint64_t size)
+void resize_shm(struct fields fields)
 {
+    uint64_t size = fields_u64(fields, K_SHM_SIZE, 0);
+    if (size == 0 || size == DEFAULT_SHM_SIZE)
+        return;
     char options[64];
     int fd = open_inside("/dev/shm", O_PATH | O_DIRECTORY, 0);
     snprintf(options, sizeof options, "mode=1777,size=%llu", (unsigned long long)size);
@@ -186,10 +297,8 @@ static void resize_shm(uint64_t size)
 
 void mount_devices(struct fields fields)
 {
-    uint64_t shm_size = fields_u64(fields, K_SHM_SIZE, 0);
-    close(ensure_inside("/proc", true)); /* mounted in the container's pid namespace, by START */
+    move_inside(PROCESSES, "/proc");
     if (fields_u32(fields, K_PRIVILEGED, 0)) {
-        allow_devices();
         int dev = ensure_inside("/dev", true);
         mount_on(dev, "devtmpfs", "devtmpfs", MS_NOSUID, NULL);
         close(dev);
@@ -202,9 +311,6 @@ void mount_devices(struct fields fields)
     } else {
         move_inside(DEVICES, "/dev");
     }
-    if (shm_size)
-        resize_shm(shm_size);
-    /* Not read-only yet: START mounts the cgroup file system in it first. */
     move_inside(SYSTEM, "/sys");
 }
 

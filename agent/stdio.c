@@ -22,7 +22,7 @@
 #define CREDIT_STEP 16384u /* input written before credit is given again */
 #define MAX_CREDIT 0x7fffffffu
 
-static int terminal_directory = -1; /* the container's /dev/pts */
+static int terminal_directory = -1;
 
 void stdio_terminal_directory(int fd)
 {
@@ -326,9 +326,8 @@ static bool open_pipes(struct stdio *stdio, struct stdio_ends *ends, bool open_s
     return true;
 }
 
-bool stdio_open(struct stdio *stdio, struct stdio_ends *ends, struct process *process, bool tty, bool open_stdin)
+static void initialise(struct stdio *stdio, struct process *process)
 {
-    *ends = (struct stdio_ends){{-1, -1, -1}};
     *stdio = (struct stdio){.terminal = -1};
     stdio->in = (struct input){.source = {.fd = -1, .ready = input_ready}, .process = process};
     for (int i = 0; i < 2; i++)
@@ -336,11 +335,57 @@ bool stdio_open(struct stdio *stdio, struct stdio_ends *ends, struct process *pr
                                         .process = process,
                                         .stream = (uint8_t)(STREAM_STDOUT + i),
                                         .logged = process->main};
-    bool done = tty ? open_terminal(stdio, ends) : open_pipes(stdio, ends, open_stdin);
-    if (done && tty && !open_stdin)
+}
+
+static void finish_opening(struct stdio *stdio, bool tty, bool open_stdin)
+{
+    if (!open_stdin)
         loop_close(&stdio->in.source);
     stdio->in.credit = stdio->in.source.fd >= 0 ? STDIN_WINDOW : 0;
     stdio->in.closed = stdio->in.source.fd < 0;
     stdio->out[1].ended = tty;
+}
+
+bool stdio_open(struct stdio *stdio, struct stdio_ends *ends, struct process *process, bool tty, bool open_stdin)
+{
+    *ends = (struct stdio_ends){{-1, -1, -1}};
+    initialise(stdio, process);
+    bool done = tty ? open_terminal(stdio, ends) : open_pipes(stdio, ends, open_stdin);
+    finish_opening(stdio, tty, open_stdin);
     return done;
+}
+
+bool stdio_adopt(struct stdio *stdio, const int streams[3], struct process *process, bool tty, bool open_stdin)
+{
+    struct stdio_ends ends = {{-1, -1, -1}};
+    initialise(stdio, process);
+    if (tty) {
+        for (int i = 0; i < 3; i++)
+            close(streams[i]);
+        if (!open_terminal(stdio, &ends))
+            return false;
+        close(ends.fds[0]); /* the process opens it by its number, in its own mount namespace */
+    } else {
+        stdio->in.source.fd = streams[0];
+        stdio->out[0].source.fd = streams[1];
+        stdio->out[1].source.fd = streams[2];
+    }
+    finish_opening(stdio, tty, open_stdin);
+    return true;
+}
+
+int stdio_terminal_number(const struct stdio *stdio)
+{
+    int number;
+    return stdio->terminal >= 0 && ioctl(stdio->terminal, TIOCGPTN, &number) == 0 ? number : -1;
+}
+
+int stdio_open_terminal(int number)
+{
+    char name[16];
+    snprintf(name, sizeof name, "%d", number);
+    int fd = openat(terminal_directory, name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0)
+        fail_errno("terminal %d", number);
+    return fd;
 }

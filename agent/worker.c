@@ -21,7 +21,6 @@
 struct worker {
     struct source source;
     struct request request;
-    struct buffer partial;
     struct outcome outcome;
     worker_done done;
     bool asked; /* by the host; else request holds nothing */
@@ -41,6 +40,11 @@ void report_pid(pid_t pid)
 {
     struct outcome outcome = {.pid = pid};
     report(&outcome);
+}
+
+void report_done(void)
+{
+    report(&(struct outcome){.done = true});
 }
 
 static void report_failure(struct outcome *outcome, const char *format, va_list list)
@@ -75,31 +79,21 @@ void fail_errno(const char *format, ...)
 
 /* --- the loop's side --- */
 
-bool outcome_read(int fd, struct outcome *outcome, struct buffer *partial)
+bool outcome_read(int fd, struct outcome *outcome)
 {
     for (;;) {
-        uint8_t *place = buffer_reserve(partial, sizeof *outcome);
-        ssize_t size = place ? read(fd, place, sizeof *outcome) : 0;
+        struct outcome part; /* written in one piece, so read in one piece */
+        ssize_t size = read(fd, &part, sizeof part);
         if (size < 0 && errno == EINTR)
             continue;
-        if (size <= 0) {
-            if (size < 0 && errno == EAGAIN)
-                return false;
-            buffer_free(partial);
-            return true;
-        }
-        partial->length += (size_t)size;
-        while (partial->length >= sizeof *outcome) {
-            struct outcome part;
-            memcpy(&part, buffer_bytes(partial), sizeof part);
-            buffer_consume(partial, sizeof part);
-            if (part.pid)
-                outcome->pid = part.pid;
-            outcome->done = outcome->done || part.done;
-            if (part.failed) {
-                part.pid = outcome->pid;
-                *outcome = part;
-            }
+        if (size != sizeof part)
+            return size >= 0 || errno != EAGAIN;
+        if (part.pid)
+            outcome->pid = part.pid;
+        outcome->done = outcome->done || part.done;
+        if (part.failed) {
+            part.pid = outcome->pid;
+            *outcome = part;
         }
     }
 }
@@ -108,7 +102,7 @@ static void worker_ready(struct source *source, uint32_t events)
 {
     struct worker *worker = (struct worker *)source;
     (void)events;
-    if (!outcome_read(source->fd, &worker->outcome, &worker->partial))
+    if (!outcome_read(source->fd, &worker->outcome))
         return;
     loop_close(source);
     if (!worker->outcome.done && !worker->outcome.failed) {
@@ -124,7 +118,7 @@ static void __attribute__((noreturn)) run_job(worker_job job, struct fields fiel
     report_fd = report_to;
     signal(SIGPIPE, SIG_DFL);
     job(fields);
-    report(&(struct outcome){.done = true});
+    report_done();
     _exit(0);
 }
 
@@ -145,81 +139,11 @@ static int spawn(worker_job job, struct fields fields)
     return pipes[0];
 }
 
-/* --- a child that waits for its request --- */
-
-static struct {
-    worker_job job;
-    int request, report;
-} ready = {.request = -1, .report = -1};
-
-static bool move_all(ssize_t (*move)(int, void *, size_t), int fd, void *bytes, size_t size)
-{
-    for (size_t at = 0; at < size;) {
-        ssize_t moved = move(fd, (uint8_t *)bytes + at, size - at);
-        if (moved <= 0)
-            return false;
-        at += (size_t)moved;
-    }
-    return true;
-}
-
-static void __attribute__((noreturn)) wait_for_request(worker_job job, int request, int report_to)
-{
-    uint32_t size;
-    if (!move_all(read, request, &size, sizeof size))
-        _exit(1);
-    void *bytes = malloc(size + 1u);
-    if (!bytes || !move_all(read, request, bytes, size))
-        _exit(1);
-    close(request);
-    run_job(job, (struct fields){bytes, size}, report_to);
-}
-
-void worker_prepare(worker_job job)
-{
-    int requests[2], reports[2];
-    if (pipe2(requests, O_CLOEXEC) < 0)
-        return;
-    if (pipe2(reports, O_CLOEXEC | O_NONBLOCK) == 0) {
-        pid_t pid = fork();
-        if (pid == 0) {
-            close(requests[1]);
-            wait_for_request(job, requests[0], reports[1]);
-        }
-        close(reports[1]);
-        if (pid > 0) {
-            ready.job = job;
-            ready.request = requests[1];
-            ready.report = reports[0];
-        }
-    }
-    close(requests[0]);
-}
-
-static ssize_t write_from(int fd, void *bytes, size_t size)
-{
-    return write(fd, bytes, size);
-}
-
-/* Hand the job to the child that waits for it; as spawn. Waits only for that child's reading. */
-static int use_ready(struct fields fields)
-{
-    uint32_t size = (uint32_t)fields.size;
-    bool given = move_all(write_from, ready.request, &size, sizeof size) &&
-                 move_all(write_from, ready.request, (void *)(uintptr_t)fields.bytes, size);
-    close(ready.request);
-    ready.job = NULL;
-    if (given)
-        return ready.report;
-    close(ready.report);
-    return -1;
-}
-
 bool worker_run(const struct request *request, worker_job job, worker_done done)
 {
     struct fields fields = request ? request->fields : (struct fields){0};
     struct worker *worker = calloc(1, sizeof *worker);
-    int report_from = !worker ? -1 : ready.job == job ? use_ready(fields) : spawn(job, fields);
+    int report_from = worker ? spawn(job, fields) : -1;
     if (report_from < 0) {
         free(worker);
         return false;

@@ -180,10 +180,12 @@ class VmHull(Hull):
 
     async def rootfs(self, container_id: ContainerId) -> Rootfs:
         writable = self.base / f"{container_id[:12]}.ext4"
-        await Disks(self.base, size_bytes=256 * MIB).make(writable)
+        disks = Disks(self.base, size_bytes=256 * MIB)
+        await disks.make(writable)
+        blank = await disks.ensure_blank()
         added = [await self._layers.add(blob) for blob in layers_of(LIB / "busybox.tar", self.base)]
         layers = tuple(self._layers.get_path(layer.diff_id) for layer in added)
-        return BlockRootfs(layers=layers, writable=writable)
+        return BlockRootfs(layers=layers, writable=writable, blank=blank, is_new=True)
 
     def remains(self) -> list[str]:
         homes = [path.name for path in (self.base / "x").glob("*")]

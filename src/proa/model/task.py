@@ -60,10 +60,15 @@ class BlockRootfs:
     """EROFS layer files, lowest first, and a raw ext4 image for what is written on top of them.
 
     The guest keeps ``upper`` and ``work`` directories of its overlay in the ext4's root.
+
+    :ivar blank: what ``writable`` was copied from; never written, and the same bytes wherever it is made.
+    :ivar is_new: nothing has been written to ``writable`` yet: it equals ``blank``.
     """
 
     layers: tuple[Path, ...]
     writable: Path
+    blank: Path
+    is_new: bool
 
 
 Rootfs = DirectoryRootfs | BlockRootfs

@@ -2,21 +2,18 @@
 """The writable disk of a container that runs as a virtual machine: a sparse ext4 image with ``upper`` and
 ``work`` directories in its root.
 
-mke2fs runs once, for a template; a disk is a copy of the template's few hundred kilobytes of data, by reflink
-where the file system can. The template is made for a file of zeros: its inode tables are marked as zeroed, so
+mke2fs runs once, for a blank disk; the others are copies of its few hundred kilobytes of data, by reflink
+where the file system can. The blank is made for a file of zeros: its inode tables are marked as zeroed, so
 the guest's kernel does not write them out in the background, and there are no resize blocks, which would be
-4 MB of every copy.
+4 MB of every copy. Nothing in it is random or of its time: memory templates, in which it is mounted, fit
+every blank of the same size.
 
-Source: mke2fs(8), lseek(2) on SEEK_DATA, ioctl_ficlone(2).
+Source: mke2fs(8), debugfs(8).
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
-import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -24,75 +21,64 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from proa.host import process
+from proa.host import process, sparse
 
 WRITABLE_BYTES = (
     10 << 30
 )  # what a guest may write, as Docker's devicemapper gave; the file grows as it is used
 JOURNAL_MB = 16  # enough for a disk that one guest writes; the default of 64 only takes space
-_TEMPLATE_VERSION = 1  # to be raised when the options below change
-_SCRATCH = ".template-"
-_FICLONE = 0x40049409
+_BLANK_VERSION = 2  # to be raised when the options below change
+_SCRATCH = ".blank-"
+_UUID, _HASH_SEED = "a7c1e2d0-5b1f-4c55-9d2e-70726f610001", "a7c1e2d0-5b1f-4c55-9d2e-70726f610002"
+_TIME = {"E2FSPROGS_FAKE_TIME": "1", "SOURCE_DATE_EPOCH": "1"}
 _MAGIC_OFFSET, _MAGIC = 1024 + 56, b"\x53\xef"  # of the ext4 superblock
 
 
 class Disks:
-    """Makes disks from a template kept in ``directory``."""
+    """Makes disks from a blank one kept in ``directory``."""
 
     def __init__(self, directory: Path, *, size_bytes: int = WRITABLE_BYTES) -> None:
-        self._template = directory / f".writable-{size_bytes}-{_TEMPLATE_VERSION}.ext4"
+        self._blank = directory / f".writable-{size_bytes}-{_BLANK_VERSION}.ext4"
         self._size_bytes = size_bytes
         self._lock = anyio.Lock()
         for leftover in directory.glob(_SCRATCH + "*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
+    async def ensure_blank(self) -> Path:
+        """Return the blank disk, made now when there is none. It is not to be written. Raises ToolFailed."""
+        async with self._lock:
+            if not self._blank.exists():
+                await self._make_blank()
+        return self._blank
+
     async def make(self, path: Path) -> None:
         """Make a disk at ``path``, whole or not at all. Raises ToolFailed, OSError."""
-        async with self._lock:
-            if not self._template.exists():
-                await self._make_template()
-        await anyio.to_thread.run_sync(_copy, self._template, path)
+        blank = await self.ensure_blank()
+        await anyio.to_thread.run_sync(sparse.copy, blank, path)
 
     def written_bytes(self, path: Path) -> int:
         """Return what the disk occupies beyond a new one; 0 when there is none."""
         try:
             used = path.stat().st_blocks
-            return max(0, used - self._template.stat().st_blocks) * 512
+            return max(0, used - self._blank.stat().st_blocks) * 512
         except FileNotFoundError:
             return 0
 
-    async def _make_template(self) -> None:
-        with tempfile.TemporaryDirectory(dir=self._template.parent, prefix=_SCRATCH) as scratch:
-            content = Path(scratch) / "root"
-            for name in ("upper", "work"):
-                (content / name).mkdir(parents=True)
-            content.chmod(0o755)
-            image = Path(scratch) / "image"
+    async def _make_blank(self) -> None:
+        with tempfile.TemporaryDirectory(dir=self._blank.parent, prefix=_SCRATCH) as scratch:
+            image, commands = Path(scratch) / "image", Path(scratch) / "commands"
+            commands.write_text("mkdir upper\nmkdir work\n")
             with image.open("wb") as file:
                 file.truncate(self._size_bytes)
-            await process.run(
-                [
-                    *(
-                        "mke2fs",
-                        "-q",
-                        "-F",
-                        "-t",
-                        "ext4",
-                        "-b",
-                        "4096",
-                        "-m",
-                        "0",
-                        "-J",
-                        f"size={JOURNAL_MB}",
-                    ),
-                    *("-O", "^resize_inode", "-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"),
-                    *("-d", content, image),
-                ]
-            )
+            env = {**process.BASE_ENV, **_TIME}
+            options = f"lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0,hash_seed={_HASH_SEED}"
+            make = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-J", f"size={JOURNAL_MB}"]
+            await process.run([*make, "-O", "^resize_inode", "-U", _UUID, "-E", options, image], env=env)
+            await process.run(["debugfs", "-w", "-f", commands, image], env=env)
             with image.open("rb") as file:
                 await anyio.to_thread.run_sync(os.fsync, file.fileno())
             image.chmod(0o600)
-            image.rename(self._template)
+            image.rename(self._blank)
 
 
 def is_disk(path: Path) -> bool:
@@ -103,37 +89,3 @@ def is_disk(path: Path) -> bool:
             return os.pread(file.fileno(), len(_MAGIC), _MAGIC_OFFSET) == _MAGIC
     except FileNotFoundError:
         return False
-
-
-def _copy(template: Path, path: Path) -> None:
-    incoming = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    with contextlib.ExitStack() as undo:
-        undo.callback(incoming.unlink, missing_ok=True)
-        with template.open("rb") as source, incoming.open("xb") as copy:
-            incoming.chmod(0o600)
-            _copy_data(source.fileno(), copy.fileno())
-        incoming.rename(path)
-
-
-def _copy_data(source: int, copy: int) -> None:
-    try:
-        fcntl.ioctl(copy, _FICLONE, source)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV):
-            raise
-    else:
-        return
-    size = os.fstat(source).st_size
-    os.truncate(copy, size)
-    end = 0
-    with contextlib.suppress(OSError):  # ENXIO: no data follows
-        while True:
-            start = os.lseek(source, end, os.SEEK_DATA)
-            end = os.lseek(source, start, os.SEEK_HOLE)
-            _copy_range(source, copy, start, end)
-
-
-def _copy_range(source: int, copy: int, start: int, end: int) -> None:
-    while start < end:
-        data = os.pread(source, min(end - start, 1 << 20), start)
-        start += os.pwrite(copy, data, start)

@@ -140,9 +140,11 @@ class Roots:
     async def _prepare_block(self, home: Path, layers: Sequence[Digest]) -> BlockRootfs:
         files = tuple(self._layers.get_path(diff_id) for diff_id in layers)
         writable = home / "writable.ext4"
-        if not is_disk(writable):
+        blank = await self._disks.ensure_blank()
+        is_new = not is_disk(writable)
+        if is_new:
             await self._disks.make(writable)
-        return BlockRootfs(layers=files, writable=writable)
+        return BlockRootfs(layers=files, writable=writable, blank=blank, is_new=is_new)
 
     async def _unmount(self, container_id: ContainerId) -> None:
         try:

@@ -22,8 +22,9 @@ from tests.integration.agent.machine import LIB, Machine, entry, make_layer
 
 _NEEDED = ("initramfs.cpio", "kernel/vmlinuz")
 _APPLETS = (
-    "sh cat echo env false head hostname id ip kill ln ls mkdir mount od ping printf ps pwd rm sed seq sleep "
-    "stat sync stty tail touch tr true tty umount uname wc yes dd df mknod chmod grep sysctl cut readlink"
+    "sh cat date echo env false head hostname id ip kill ln ls mkdir mount od ping printf ps pwd rm sed "
+    "seq sleep stat sync stty tail touch tr true tty umount uname wc yes dd df "
+    "mknod chmod grep sysctl cut readlink"
 ).split()
 MAIN = 1
 

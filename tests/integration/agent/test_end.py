@@ -83,11 +83,17 @@ def test_out_of_memory(fresh: Guest, disks: Disks) -> None:
     assert fresh.machine.read("exit").startswith("137 1 ")
 
 
-def test_read_only_root_and_a_failed_start(fresh: Guest, disks: Disks) -> None:
+def test_a_failed_start(fresh: Guest, disks: Disks) -> None:
     fresh.link.request(wire.CONFIGURE, *configuration(disks))
     with pytest.raises(Refused) as caught:
         fresh.link.request(wire.START, (wire.PROCESS, MAIN), *description("nothing"))
     assert caught.value.code == 127
+    with pytest.raises(Refused, match="the container's first process is gone"):
+        fresh.link.request(wire.START, (wire.PROCESS, MAIN), *description("true"))
+
+
+def test_read_only_root(fresh: Guest, disks: Disks) -> None:
+    fresh.link.request(wire.CONFIGURE, *configuration(disks))
     fields = ((wire.READ_ONLY_ROOT, 1), (wire.TTY, 1), (wire.ROWS, 30), (wire.COLUMNS, 90))
     script = "touch /x; echo $?; stty size; echo console >/dev/console; sleep 0.2"
     fresh.link.request(wire.START, (wire.PROCESS, MAIN), *description("sh", "-c", script), *fields)

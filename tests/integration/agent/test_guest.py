@@ -27,7 +27,7 @@ def test_names(guest: Guest) -> None:
 
 def test_the_clock_is_right(guest: Guest) -> None:
     begin = time.time()
-    seen = int(guest.run("sh", "-c", "stat -c %Y /proc/self")[1])
+    seen = int(guest.run("date", "+%s")[1])
     assert abs(seen - begin) < 5
 
 

@@ -47,8 +47,12 @@ class Stage:
         """A container of the busybox image that runs ``args``. Any: fields of ProcessSpec and TaskSpec."""
         container_id = ContainerId(new_id())
         writable = self.base / f"{container_id[:12]}.ext4"
-        await Disks(self.base, size_bytes=256 * MIB).make(writable)
-        more.setdefault("rootfs", BlockRootfs(layers=(self.layer,), writable=writable))
+        disks = Disks(self.base, size_bytes=256 * MIB)
+        await disks.make(writable)
+        blank = await disks.ensure_blank()
+        more.setdefault(
+            "rootfs", BlockRootfs(layers=(self.layer,), writable=writable, blank=blank, is_new=True)
+        )
         return TaskSpec(
             id=container_id,
             hostname=container_id[:12],

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 
 from proa.model.errors import StartFailed
-from proa.model.task import Mount, MountKind, Resources
+from proa.model.task import BlockRootfs, Mount, MountKind, Resources
 from proa.runtime.seam import StreamId
 from tests.integration.vm.conftest import MIB, Stage, end_of, read_all, read_until
 
@@ -137,10 +139,12 @@ async def test_who_it_is_and_what_it_sees(stage: Stage) -> None:
     await task.delete()
 
 
-async def test_several_layers(stage: Stage) -> None:
+@pytest.mark.parametrize("count", [5, 40], ids=["in-slots", "more-than-slots"])
+async def test_several_layers(stage: Stage, count: int) -> None:
     spec = await stage.spec("sh", "-c", "ls /bin/sh; mount | grep -c erofs")
-    layers = (stage.layer,) * 5
-    rootfs = type(spec.rootfs)(layers=layers, writable=spec.rootfs.writable)  # type: ignore[union-attr,call-arg]  # a BlockRootfs
+    layers = (stage.layer,) * count
+    assert isinstance(spec.rootfs, BlockRootfs)
+    rootfs = replace(spec.rootfs, layers=layers)
     code, out, _ = await stage.run("sh", "-c", "ls /bin/sh", rootfs=rootfs)
     assert (code, out) == (0, b"/bin/sh\n")
 
@@ -155,6 +159,8 @@ async def test_what_is_written_stays_for_the_next_start(stage: Stage) -> None:
         await stdio.aclose()
         assert (await end_of(task)).code == code
         await task.delete()
+        assert isinstance(spec.rootfs, BlockRootfs)
+        spec = replace(spec, rootfs=replace(spec.rootfs, is_new=False))
 
 
 async def test_binds_of_directories_and_files(stage: Stage) -> None:

@@ -17,6 +17,7 @@ from proa.model.task import Interface, NetworkAttachment
 from proa.runtime.vm.accel import guest_of, probe_accelerator
 from proa.runtime.vm.machine import MIB, Shape
 from proa.runtime.vm.template import Templates
+from proa.storage.disks import Disks
 from tests.integration.vm.conftest import LIB, Stage, processes_with
 
 pytestmark = pytest.mark.anyio
@@ -29,6 +30,7 @@ async def test_one_maker_while_others_wait_and_damage_is_noticed(stage: Stage) -
     guest = guest_of(LIB, None, qemu=accelerator.qemu, accelerator=accelerator.name)
     root = stage.base / "templates"
     store = Templates(root, guest, accelerator.qemu_version)
+    blank = await Disks(stage.base, size_bytes=256 * MIB).ensure_blank()
     half = root / ".making-of-a-daemon-that-was-killed"
     half.mkdir(parents=True)
     orphan = process.spawn_now(["sleep", "1000"])
@@ -36,9 +38,9 @@ async def test_one_maker_while_others_wait_and_damage_is_noticed(stage: Stage) -
     (root / "older").mkdir()
     async with anyio.create_task_group() as group:
         for _ in range(3):
-            group.start_soon(store.ensure, SHAPE)
+            group.start_soon(store.ensure, SHAPE, blank)
     assert await orphan.wait() == -9
-    template = await store.ensure(SHAPE)
+    template = await store.ensure(SHAPE, blank)
     assert [each.name for each in root.iterdir()] == [template.memory_file.parent.name]
     assert sorted(each.name for each in template.memory_file.parent.iterdir()) == [
         "mem",
@@ -48,10 +50,10 @@ async def test_one_maker_while_others_wait_and_damage_is_noticed(stage: Stage) -
     assert processes_with(str(root)) == []
 
     again = Templates(root, guest, accelerator.qemu_version)
-    assert await again.ensure(SHAPE) == template
+    assert await again.ensure(SHAPE, blank) == template
     inode = template.state_file.stat().st_ino
     template.state_file.write_bytes(b"damaged")
-    remade = await Templates(root, guest, accelerator.qemu_version).ensure(SHAPE)
+    remade = await Templates(root, guest, accelerator.qemu_version).ensure(SHAPE, blank)
     assert remade.state_file.stat().st_ino != inode or remade.state_file.stat().st_size > 1000
 
 
@@ -62,8 +64,9 @@ async def test_a_guest_that_does_not_boot(stage: Stage) -> None:
     broken.write_bytes(b"nothing")
     root = stage.base / "templates"
     store = Templates(root, replace(guest, initramfs=broken), accelerator.qemu_version)
+    blank = await Disks(stage.base, size_bytes=256 * MIB).ensure_blank()
     with pytest.raises(Unavailable, match="panic"):
-        await store.ensure(SHAPE)
+        await store.ensure(SHAPE, blank)
     assert list(root.iterdir()) == []
     with pytest.raises(Unavailable, match="make setup"):
         guest_of(stage.base, None, qemu=accelerator.qemu, accelerator="tcg")

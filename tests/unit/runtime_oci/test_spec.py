@@ -132,10 +132,16 @@ def test_own_paths_replace_the_defaults() -> None:
     assert (config["linux"]["maskedPaths"], config["linux"]["readonlyPaths"]) == (["/proc/x"], [])
 
 
+BLOCKS = BlockRootfs(layers=(), writable=Path("/x"), blank=Path("/b"), is_new=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"rootfs": BlockRootfs(layers=(), writable=Path("/x"))}, "needs a directory"),
+        (
+            {"rootfs": BlockRootfs(layers=(), writable=Path("/x"), blank=Path("/b"), is_new=True)},
+            "needs a directory",
+        ),
         ({"process": ProcessSpec(args=())}, "no command specified"),
         ({"cgroup_parent": "../up"}, "invalid cgroup parent"),
         ({"namespaces": Namespaces(user="/proc/1/ns/user")}, "user namespaces"),

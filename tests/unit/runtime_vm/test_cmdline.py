@@ -16,7 +16,8 @@ DEVICES = [
     "virtserialport,bus=serial.0,nr=3,chardev=exit,name=proa.exit",
     "virtserialport,bus=serial.0,nr=4,chardev=fs,name=proa.fs",
     "virtio-blk-device,id=layers,drive=layers-node",
-    "virtio-blk-device,id=writable,drive=writable-node",
+    "virtio-blk-device,id=new,drive=new-node",
+    "virtio-blk-device,id=kept,drive=kept-node",
     "virtio-net-device,id=nic0,netdev=net0",
 ]
 
@@ -30,6 +31,8 @@ def template() -> Machine:
         memory_file=Path("/t/mem"),
         begins=Boot(kernel=Path("/k"), initramfs=Path("/i"), arguments="a=1,2 quiet"),
         ports=Ports(monitor_fd=3, control_fd=4, console_fd=5),
+        is_template=True,
+        new=Disk(path=Path("/t/new")),
         taps=("tap%d",),
     )
 
@@ -46,7 +49,7 @@ def clone() -> Machine:
             monitor_fd=3, control_fd=4, console_fd=5, fs_fd=6, log=Path("/l,og"), exit_record=Path("/x/exit")
         ),
         layers=Disk(path=Path("/x/layers.vmdk"), is_vmdk=True, read_only=True),
-        writable=Disk(path=Path("/w.ext4")),
+        kept=Disk(path=Path("/w.ext4")),
         taps=("tap-a",),
         run_as=4711,
     )
@@ -67,7 +70,8 @@ def test_a_template() -> None:
     assert values(words, "-accel") == ["tcg,thread=multi,tb-size=32"]
     assert values(words, "-blockdev") == [
         "driver=null-co,node-name=layers-node,size=1099511627776,read-zeroes=on",
-        "driver=null-co,node-name=writable-node,size=1099511627776,read-zeroes=on",
+        "driver=raw,node-name=new-node,read-only=off,discard=unmap,file.driver=file,file.filename=/t/new",
+        "driver=null-co,node-name=kept-node,size=1099511627776,read-zeroes=on",
     ]
     assert values(words, "-chardev") == [
         "socket,id=monitor,fd=3,server=on,wait=off",
@@ -99,8 +103,8 @@ def test_a_clone() -> None:
     assert values(words, "-blockdev") == [
         "driver=vmdk,node-name=layers-node,read-only=on,discard=ignore,"
         "file.driver=file,file.filename=/x/layers.vmdk",
-        "driver=raw,node-name=writable-node,read-only=off,discard=unmap,"
-        "file.driver=file,file.filename=/w.ext4",
+        "driver=null-co,node-name=new-node,size=1099511627776,read-zeroes=on",
+        "driver=raw,node-name=kept-node,read-only=off,discard=unmap,file.driver=file,file.filename=/w.ext4",
     ]
     assert values(words, "-chardev")[3:] == [
         "file,id=log,path=/l,,og,append=on",

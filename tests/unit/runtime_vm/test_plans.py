@@ -28,16 +28,21 @@ from proa.model.task import (
 )
 from proa.runtime.vm import features, home, limits, messages, privileges
 from proa.runtime.vm.boot import kernel_arguments
-from proa.runtime.vm.disks import plan_layers
+from proa.runtime.vm.disks import SLOT_BYTES, plan_layers
 from proa.runtime.vm.machine import MIB, OVERHEAD_BYTES, Shape, memory_for, usable_bytes, vcpus_for
 from proa.runtime.vm.protocol import UNLIMITED, Fields, Key
 from proa.runtime.vm.template import key_of
+
+
+def rootfs(layers: tuple[Path, ...]) -> BlockRootfs:
+    return BlockRootfs(layers=layers, writable=Path("/w"), blank=Path("/b"), is_new=True)
+
 
 SPEC = TaskSpec(
     id=ContainerId("ab" * 32),
     hostname="name",
     process=ProcessSpec(args=("sh", "-c", "true"), env=("A=1",), user="1:2", tty=True, console_size=(24, 80)),
-    rootfs=BlockRootfs(layers=(), writable=Path("/w")),
+    rootfs=rootfs(()),
     log_path=Path("/log"),
 )
 
@@ -71,16 +76,29 @@ def test_the_key_of_a_template_depends_on_all() -> None:
     assert len({key_of("a", shape), *others}) == 5
 
 
-def test_layers_lie_behind_each_other(tmp_path: Path) -> None:
+def test_layers_lie_in_slots(tmp_path: Path) -> None:
+    layers = tuple(tmp_path / f"{index},layer" for index in range(2))
+    for path in layers:
+        path.write_bytes(bytes(4096))
+    planned = plan_layers(rootfs(layers), Path("/d.vmdk"))
+    assert [(each.offset, each.length) for each in planned.extents] == [(0, 4096), (SLOT_BYTES, 4096)]
+    assert f'RW {SLOT_BYTES // 512} FLAT "{layers[1]}" 0\n' in planned.descriptor
+
+
+def test_what_does_not_fit_the_slots_lies_without_gaps(tmp_path: Path) -> None:
     sizes = (4096, 8192, 512)
     layers = tuple(tmp_path / f"{index},layer" for index in range(3))
     for path, size in zip(layers, sizes, strict=True):
         path.write_bytes(bytes(size))
-    planned = plan_layers(BlockRootfs(layers=layers, writable=Path("/w")), Path("/d.vmdk"))
-    assert [(each.offset, each.length) for each in planned.extents] == [(0, 4096), (4096, 8192), (12288, 512)]
-    assert planned.disk.is_vmdk
-    assert f'RW 16 FLAT "{layers[1]}" 0\n' in planned.descriptor
-    one = plan_layers(BlockRootfs(layers=layers[:1], writable=Path("/w")), Path("/d.vmdk"))
+    many = plan_layers(rootfs(layers * 11), Path("/d.vmdk"))
+    assert [(each.offset, each.length) for each in many.extents[:3]] == [
+        (0, 4096),
+        (4096, 8192),
+        (12288, 512),
+    ]
+    assert many.disk.is_vmdk
+    assert f'RW 16 FLAT "{layers[1]}" 0\n' in many.descriptor
+    one = plan_layers(rootfs(layers[:1]), Path("/d.vmdk"))
     assert (one.disk.path, one.disk.is_vmdk, one.descriptor) == (layers[0], False, "")
     none = plan_layers(SPEC.rootfs, Path("/d.vmdk"))  # type: ignore[arg-type]  # it is a BlockRootfs
     assert (none.disk.path, none.extents) == (None, ())
@@ -91,10 +109,10 @@ def test_layers_that_cannot_be(tmp_path: Path) -> None:
     odd.write_bytes(b"x")
     for layers in ((odd,), (tmp_path / "missing",)):
         with pytest.raises(DataLoss):
-            plan_layers(BlockRootfs(layers=layers, writable=Path("/w")), Path("/d"))
+            plan_layers(rootfs(layers), Path("/d"))
     odd.write_bytes(bytes(512))
     with pytest.raises(InvalidParameter):
-        plan_layers(BlockRootfs(layers=(odd,) * 128, writable=Path("/w")), Path("/d"))
+        plan_layers(rootfs((odd,) * 128), Path("/d"))
 
 
 def test_exit_records() -> None:
@@ -133,7 +151,9 @@ def test_configure_says_all() -> None:
         sysctls={"net.ipv4.ip_forward": "1"},
         resources=Resources(memory_bytes=5, pids=-1),
     )
-    fields = Fields(messages.configure(spec, layers=(), entropy=b"e" * 64, now_ns=7, machine_id=b"m"))
+    payload = messages.configure(spec, layers=(), is_new=True, entropy=b"e" * 64, now_ns=7, machine_id=b"m")
+    fields = Fields(payload)
+    assert (fields.text(Key.LAYERS_DISK), fields.text(Key.WRITABLE_DISK)) == ("vda", "vdb")
     assert fields.data(Key.ENTROPY) == b"e" * 64
     assert (fields.number(Key.MEMORY_MAX), fields.number(Key.PIDS_MAX)) == (5, 0)
     (nic,) = fields.groups(Key.INTERFACE)
@@ -151,7 +171,7 @@ def test_start_says_all() -> None:
     spec = replace(
         SPEC, rlimits=(Rlimit(name="nofile", soft=-1, hard=-1), Rlimit(name="core", soft=0, hard=-1))
     )
-    fields = Fields(messages.start(spec, credit=99))
+    fields = Fields(messages.start(spec, credit=99, is_prepared=False))
     assert fields.all_data(Key.ARG) == [b"sh", b"-c", b"true"]
     assert (fields.number(Key.ROWS), fields.number(Key.COLUMNS)) == (24, 80)
     assert (fields.number(Key.ATTACHED), fields.number(Key.CREDIT_STDERR)) == (1, 99)
@@ -162,10 +182,15 @@ def test_start_says_all() -> None:
         for each in fields.groups(Key.RLIMIT)
     ]
     assert limits_sent == [(7, 1_048_576, 1_048_576), (4, 0, UNLIMITED)]
-    free = Fields(messages.start(replace(spec, security=Security(privileged=True)), credit=None))
+    free = Fields(
+        messages.start(replace(spec, security=Security(privileged=True)), credit=None, is_prepared=False)
+    )
     assert free.number(Key.CAPABILITIES) == privileges.ALL_CAPABILITIES == 0x1FFFFFFFFFF
     assert free.all_data(Key.MASKED_PATH) == []
     assert Key.ATTACHED not in free
+    prepared = Fields(messages.start(spec, credit=None, is_prepared=True))
+    assert prepared.all_data(Key.MASKED_PATH) == prepared.all_data(Key.READONLY_PATH) == []
+    assert b"/proc/kcore" in Fields(messages.prepare(())).all_data(Key.MASKED_PATH)
 
 
 def test_capabilities_are_added_and_dropped() -> None:

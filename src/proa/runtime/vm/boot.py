@@ -20,7 +20,7 @@ import anyio
 from proa.model.errors import EngineError, Internal, Unavailable
 from proa.runtime.vm import cmdline, messages, protocol, qemu
 from proa.runtime.vm.channel import AgentError, Channel
-from proa.runtime.vm.machine import Boot, Machine, Ports, Shape
+from proa.runtime.vm.machine import Boot, Disk, Machine, Ports, Shape
 from proa.runtime.vm.protocol import Frame, FrameType
 from proa.runtime.vm.qemu import Console, HostProcess
 
@@ -52,7 +52,7 @@ class Booted:
     kernel_release: str
 
 
-class _Deaf:
+class Deaf:
     """Nothing is said unasked before a machine is configured."""
 
     def on_frame(self, frame: Frame) -> None:
@@ -64,17 +64,18 @@ class _Deaf:
 
 @asynccontextmanager
 async def open_booted(
-    guest: Guest, shape: Shape, home: Path, *, timeout_s: float = BOOT_TIMEOUT_S
+    guest: Guest, shape: Shape, home: Path, *, new_disk: Path | None = None, timeout_s: float = BOOT_TIMEOUT_S
 ) -> AsyncIterator[Booted]:
     """Boot a machine with its memory in ``home/mem``, for the span of the block; then QEMU is gone.
 
+    :param new_disk: what the guest mounts (and does not write) as a container's new disk.
     :raises Unavailable: the agent did not answer in time; the message has the console's last lines.
     """
     arguments = kernel_arguments(guest.accelerator, await measure_tsc_khz())
     console = Console()
     process: HostProcess | None = None
     try:
-        process = qemu.launch(home, lambda ports: plan(guest, shape, home, arguments, ports))
+        process = qemu.launch(home, lambda ports: plan(guest, shape, home, arguments, ports, new_disk))
         await console.connect(home)
         (home / "pid").write_text(f"{process.pid} {process.start_time}\n")
         release = await _greet(process, home, timeout_s)
@@ -89,7 +90,9 @@ async def open_booted(
         console.close()
 
 
-def plan(guest: Guest, shape: Shape, home: Path, arguments: str, ports: Ports) -> Machine:
+def plan(
+    guest: Guest, shape: Shape, home: Path, arguments: str, ports: Ports, new_disk: Path | None = None
+) -> Machine:
     """Return the machine that boots."""
     return Machine(
         qemu=guest.qemu,
@@ -99,6 +102,8 @@ def plan(guest: Guest, shape: Shape, home: Path, arguments: str, ports: Ports) -
         memory_file=home / "mem",
         begins=Boot(kernel=guest.kernel, initramfs=guest.initramfs, arguments=arguments),
         ports=ports,
+        is_template=True,
+        new=Disk(path=new_disk),
         taps=(TEMPLATE_TAP,) * shape.nics,
     )
 
@@ -117,7 +122,7 @@ async def _greet(process: HostProcess, home: Path, timeout_s: float) -> str:
     release = ""
     try:
         with anyio.fail_after(timeout_s):
-            channel = await Channel.connect(home / "control", _Deaf())
+            channel = await Channel.connect(home / "control", Deaf())
             try:
                 answer = await channel.request(
                     FrameType.HELLO, messages.hello(protocol.VERSION), timeout_s=timeout_s
@@ -142,6 +147,10 @@ def kernel_arguments(accelerator: str, tsc_khz: int) -> str:
     words += ["no_timer_check", "tsc=reliable"]
     # Making mounts, interfaces and cgroups waits for RCU many times; a guest that starts is in a hurry.
     words.append("rcupdate.rcu_expedited=1")
+    # Nobody loads a policy in a guest: without it security modules and auditing only cost time in every call.
+    words += ["lsm=capability", "audit=0"]
+    # Both are for machines that people sit at, or that are watched for pressure from inside.
+    words += ["noautogroup", "psi=0"]
     if accelerator == "tcg":
         # Emulated processors do not speculate: the mitigations would cost much and protect nothing.
         words += [f"tsc_early_khz={tsc_khz}", "mitigations=off"]

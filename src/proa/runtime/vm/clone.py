@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
-from proa.host import process
+from proa.host import process, sparse
 from proa.model.errors import (
     EngineError,
-    InvalidParameter,
     OutcomeUnknown,
     StartFailed,
     ToolFailed,
@@ -38,11 +38,11 @@ from proa.runtime.vm.channel import AgentError
 from proa.runtime.vm.disks import LayersDisk, plan_layers
 from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
+from proa.runtime.vm.image_template import ImageTemplate
 from proa.runtime.vm.machine import Disk, Incoming, Machine, Ports, Shape
-from proa.runtime.vm.monitor import IGNORE_SHARED, open_monitor
 from proa.runtime.vm.protocol import FrameType
 from proa.runtime.vm.qemu import Console, HostProcess
-from proa.runtime.vm.template import Template
+from proa.runtime.vm.template import Template, load_state
 
 ENTROPY_BYTES = 64
 CONFIGURE_TIMEOUT_S = 60.0  # 0.1 s here; recovering a large ext4 journal under emulation may take long
@@ -59,13 +59,18 @@ class Tools:
 
 @dataclass(slots=True, kw_only=True)
 class Clone:
-    """A configured machine. ``fs_server`` is None without binds."""
+    """A configured machine.
+
+    :ivar fs_server: None without binds.
+    :ivar is_prepared: as in ``messages.start``.
+    """
 
     record: Record
     process: HostProcess
     fs_server: HostProcess | None
     guest: Guest
     console: Console
+    is_prepared: bool = False
 
 
 async def make_clone(
@@ -76,8 +81,9 @@ async def make_clone(
     :param home: made by the caller, who also removes it.
     :raises StartFailed: QEMU or the agent could not do it; the message has their words.
     """
-    if not isinstance(spec.rootfs, BlockRootfs):
-        raise InvalidParameter("a virtual machine needs its root file system as block devices")
+    assert isinstance(spec.rootfs, BlockRootfs)  # checked by the runtime
+    if isinstance(template, ImageTemplate):  # its guest has that disk mounted, which differs from a blank one
+        await anyio.to_thread.run_sync(sparse.copy, template.new_disk, spec.rootfs.writable)
     layers = plan_layers(spec.rootfs, home.path / "layers.vmdk")
     if layers.descriptor:
         (home.path / "layers.vmdk").write_text(layers.descriptor)
@@ -114,12 +120,19 @@ async def make_clone(
     try:
         await console.connect(home.path)
         await _enclose(spec, shape, record, undo)
-        await _resume(home, state_fd)
+        await load_state(home.monitor, state_fd)
         await _configure(spec, layers, guest)
     except (OutcomeUnknown, Unavailable, AgentError) as error:  # Unavailable: QEMU ended before it listened
         said = "\n".join(filter(None, (error.args[0], qemu.log_tail(home.path), console.text())))
         raise StartFailed(f"the virtual machine could not be started: {said}") from error
-    return Clone(record=record, process=child, fs_server=fs_server, guest=guest, console=console)
+    return Clone(
+        record=record,
+        process=child,
+        fs_server=fs_server,
+        guest=guest,
+        console=console,
+        is_prepared=isinstance(template, ImageTemplate),
+    )
 
 
 async def _end(child: HostProcess) -> None:
@@ -137,6 +150,7 @@ def _machine(
     state_fd: int,
 ) -> Machine:
     assert isinstance(spec.rootfs, BlockRootfs)
+    writable = Disk(path=spec.rootfs.writable)
     return Machine(
         qemu=tools.qemu,
         name=f"proa-{spec.id[:12]}",
@@ -146,7 +160,8 @@ def _machine(
         begins=Incoming(state_fd=state_fd),
         ports=ports,
         layers=layers.disk,
-        writable=Disk(path=spec.rootfs.writable),
+        new=writable if spec.rootfs.is_new else Disk(),
+        kept=Disk() if spec.rootfs.is_new else writable,
         taps=[interface.device for interface in spec.network.interfaces],
         run_as=qemu.user_of(spec.id),
     )
@@ -212,17 +227,13 @@ async def _remove_cgroup(path: str) -> None:
         await limits.remove(path)
 
 
-async def _resume(home: Home, state_fd: int) -> None:
-    async with open_monitor(home.monitor) as monitor:
-        # The descriptor has the same number in QEMU, which inherited it.
-        await monitor.greet_and_execute(IGNORE_SHARED, ("migrate-incoming", {"uri": f"fd:{state_fd}"}))
-
-
 async def _configure(spec: TaskSpec, layers: LayersDisk, guest: Guest) -> None:
+    assert isinstance(spec.rootfs, BlockRootfs)
     channel = await guest.connect()
     payload = messages.configure(
         spec,
         layers=layers.extents,
+        is_new=spec.rootfs.is_new,
         entropy=os.urandom(ENTROPY_BYTES),
         now_ns=time.time_ns(),
         machine_id=spec.id[:32].encode() + b"\n",

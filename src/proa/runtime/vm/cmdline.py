@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from proa.runtime.vm.machine import MIB, PLACEHOLDER_BYTES, TB_CACHE_MIB, Boot, Disk, Incoming, Machine, Ports
+from proa.runtime.vm.machine import MIB, PLACEHOLDER_BYTES, TB_CACHE_MIB, Disk, Incoming, Machine, Ports
 
 _MACHINE_TYPE = "microvm,x-option-roms=off,pit=on,pic=on,rtc=on,isa-serial=on,acpi=on,memory-backend=memory"
 # Numbers of the ports on the virtio-serial bus. Number 0 is reserved for a console.
@@ -32,7 +32,8 @@ def render(machine: Machine) -> list[str]:
         *_console(machine.ports),
         *_serial(machine.ports),
         *_disk("layers", machine.layers),
-        *_disk("writable", machine.writable),
+        *_disk("new", machine.new),
+        *_disk("kept", machine.kept),
         *(word for index, tap in enumerate(machine.taps) for word in _nic(index, tap)),
     ]
 
@@ -83,7 +84,7 @@ def _memory(machine: Machine) -> Iterator[str]:
         "id": "memory",
         "size": machine.shape.memory_bytes,
         "mem-path": machine.memory_file,
-        "share": "on" if isinstance(machine.begins, Boot) else "off",
+        "share": "on" if machine.is_template else "off",
     }
     yield from ("-object", option_of("memory-backend-file", values=values))
     # A clone would announce the MAC of the template to the network.

@@ -7,7 +7,8 @@ both are described by one ``Machine``; they differ in what stands behind the dev
     device            template                     clone
     memory            file, shared (written)       the same file, private (copy on write)
     disk "layers"     placeholder of 1 TiB         the image's EROFS layers, read-only
-    disk "writable"   placeholder of 1 TiB         the container's ext4 file
+    disk "new"        a blank ext4 disk, mounted   the container's copy of it, at its first start
+    disk "kept"       placeholder of 1 TiB         the container's ext4 disk, at later starts
     nic               a tap that QEMU makes        the tap that the network prepared
     port proa.log     nothing                      the container's log file
     port proa.exit    nothing                      the exit record
@@ -94,6 +95,7 @@ class Machine:
     :ivar name: shown by ps and QMP.
     :ivar accelerator: "kvm" or "tcg".
     :ivar taps: interface of the host for each NIC; in a template a pattern that the kernel numbers.
+    :ivar is_template: what the guest writes goes to the memory file, to be saved with it.
     :ivar run_as: uid and gid that QEMU takes once everything is open; None: it stays what it is.
     """
 
@@ -104,8 +106,10 @@ class Machine:
     memory_file: Path
     begins: Boot | Incoming
     ports: Ports
+    is_template: bool = False
     layers: Disk = Disk()
-    writable: Disk = Disk()
+    new: Disk = Disk()
+    kept: Disk = Disk()
     taps: Sequence[str] = ()
     run_as: int | None = None
 

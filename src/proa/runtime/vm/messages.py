@@ -32,7 +32,7 @@ _MAX_NAMED = 512  # counters and interfaces that are believed of one reading
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _STATE_ENDED = 3
 _FLAG_MAIN, _FLAG_TTY = 1, 2
-_DISK_NAMES = ("vda", "vdb")  # layers and writable, in the order of -device
+_LAYERS_DISK, _NEW_DISK, _KEPT_DISK = "vda", "vdb", "vdc"  # in the order of -device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +70,15 @@ def configure(
     spec: TaskSpec,
     *,
     layers: Sequence[LayerExtent],
+    is_new: bool,
     entropy: bytes,
     now_ns: int,
     machine_id: bytes,
 ) -> bytes:
-    """Everything the clone must know before its program may begin. Shares are numbered in order of mounts."""
+    """Everything the clone must know before its program may begin. Shares are numbered in order of mounts.
+
+    :param is_new: the writable disk equals the one that is mounted in the template.
+    """
     parts = [
         data(Key.ENTROPY, entropy),
         u64(Key.WALL_CLOCK_NS, now_ns),
@@ -82,8 +86,8 @@ def configure(
         text(Key.DOMAINNAME, spec.domainname),
         u64(Key.SHM_SIZE, spec.shm_size_bytes),
         flag(Key.PRIVILEGED, spec.security.privileged),
-        text(Key.LAYERS_DISK, _DISK_NAMES[0]),
-        text(Key.WRITABLE_DISK, _DISK_NAMES[1]),
+        text(Key.LAYERS_DISK, _LAYERS_DISK),
+        text(Key.WRITABLE_DISK, _NEW_DISK if is_new else _KEPT_DISK),
         u64(Key.MEMORY_MAX, max(0, spec.resources.memory_bytes)),
         u64(Key.PIDS_MAX, max(0, spec.resources.pids)),
     ]
@@ -92,9 +96,7 @@ def configure(
         data(Key.SYSCTL, text(Key.NAME, name) + text(Key.VALUE, value))
         for name, value in spec.sysctls.items()
     )
-    parts += (
-        data(Key.LAYER, u64(Key.OFFSET, layer.offset) + u64(Key.LENGTH, layer.length)) for layer in layers
-    )
+    parts.append(_layers(layers))
     parts += _mounts(spec.mounts)
     parts += (
         data(Key.FILE, text(Key.PATH, path) + data(Key.CONTENT, body)) for path, body in spec.files.items()
@@ -106,6 +108,27 @@ def configure(
         )
     )
     return b"".join(parts)
+
+
+def prepare(layers: Sequence[LayerExtent]) -> bytes:
+    """The part of CONFIGURE and START that all usual new containers of an image share."""
+    disks = text(Key.LAYERS_DISK, _LAYERS_DISK) + text(Key.WRITABLE_DISK, _NEW_DISK)
+    return disks + _layers(layers) + _restricted(privileges.MASKED_PATHS, privileges.READONLY_PATHS)
+
+
+def _restricted(masked: Iterable[str], readonly: Iterable[str]) -> bytes:
+    return b"".join(
+        (
+            *(text(Key.MASKED_PATH, path) for path in masked),
+            *(text(Key.READONLY_PATH, path) for path in readonly),
+        )
+    )
+
+
+def _layers(layers: Sequence[LayerExtent]) -> bytes:
+    return b"".join(
+        data(Key.LAYER, u64(Key.OFFSET, layer.offset) + u64(Key.LENGTH, layer.length)) for layer in layers
+    )
 
 
 def _interface(interface: Interface) -> bytes:
@@ -133,8 +156,11 @@ def _mounts(mounts: Sequence[Mount]) -> Iterable[bytes]:
         yield data(Key.MOUNT, b"".join(parts))
 
 
-def start(spec: TaskSpec, *, credit: int | None) -> bytes:
-    """The main process. With ``credit`` its output is also sent to the host from the first byte on."""
+def start(spec: TaskSpec, *, credit: int | None, is_prepared: bool) -> bytes:
+    """The main process. With ``credit`` its output is also sent to the host from the first byte on.
+
+    :param is_prepared: the guest has had PREPARE: the usual paths are hidden already.
+    """
     security = spec.security
     masked, readonly = security.masked_paths, security.readonly_paths
     if masked is None:
@@ -153,8 +179,8 @@ def start(spec: TaskSpec, *, credit: int | None) -> bytes:
         flag(Key.READ_ONLY_ROOT, spec.read_only_rootfs),
         u32(Key.OOM_SCORE_ADJ, spec.oom_score_adj),
     ]
-    parts += (text(Key.MASKED_PATH, path) for path in masked)
-    parts += (text(Key.READONLY_PATH, path) for path in readonly)
+    if not is_prepared:
+        parts.append(_restricted(masked, readonly))
     for resource, soft, hard in privileges.rlimits(spec.rlimits):
         values = u32(Key.RESOURCE, resource) + u64(Key.SOFT, soft) + u64(Key.HARD, hard)
         parts.append(data(Key.RLIMIT, values))

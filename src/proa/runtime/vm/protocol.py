@@ -55,6 +55,7 @@ class FrameType(enum.IntEnum):
     LIST = 0x0E
     RELEASE = 0x0F
     CLOCK = 0x10
+    PREPARE = 0x11
     STDIN = 0x40
     STDIN_EOF = 0x41
     CREDIT = 0x42

@@ -13,19 +13,20 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from proa.model.errors import EngineError, Unavailable
+from proa.model.errors import EngineError, InvalidParameter, Unavailable
 from proa.model.ids import ContainerId
-from proa.model.task import TaskSpec
+from proa.model.task import BlockRootfs, TaskSpec
 from proa.runtime.seam import Features, Task
 from proa.runtime.vm import features, limits
 from proa.runtime.vm.accel import Accelerator, guest_of
 from proa.runtime.vm.clone import Clone, Tools, make_clone
 from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
+from proa.runtime.vm.image_template import ImageTemplates
 from proa.runtime.vm.machine import Shape, memory_for, vcpus_for
 from proa.runtime.vm.qemu import Console, HostProcess
 from proa.runtime.vm.task import FIND_TIMEOUT_S, VmTask
-from proa.runtime.vm.template import Templates
+from proa.runtime.vm.template import Template, Templates
 
 TEMPLATE_ANNOTATION = "proa.vm.template"  # HostConfig.Annotations: "off" boots a kernel for this start alone
 _FIND_TIMEOUT_S = 2 * FIND_TIMEOUT_S  # two questions to the guest
@@ -56,6 +57,13 @@ class VmRuntime:
         self._tools = Tools(qemu=accelerator.qemu, fs_server=lib / "fs-server", accelerator=accelerator.name)
         guest = guest_of(lib, kernel, qemu=accelerator.qemu, accelerator=accelerator.name)
         self._templates = Templates(templates, guest, accelerator.qemu_version)
+        self._image_templates = ImageTemplates(
+            templates,
+            self._templates,
+            qemu=accelerator.qemu,
+            accelerator=accelerator.name,
+            tasks=tasks,
+        )
         self._exec_root = exec_root
         self._tasks = tasks
         self._default_memory_bytes = default_memory_bytes
@@ -69,20 +77,20 @@ class VmRuntime:
     def features(self) -> Features:
         return features.FEATURES
 
-    async def prepare(self, *, memory_limit_bytes: int = 0, cpus: float = 0, nics: int = 1) -> None:
-        """Make the template that such a container needs, so that its start need not. Raises Unavailable."""
-        await self._templates.ensure(self._shape(memory_limit_bytes, cpus, nics))
-
     async def create(self, spec: TaskSpec) -> Task:
         features.check(spec)
+        if not isinstance(spec.rootfs, BlockRootfs):
+            raise InvalidParameter("a virtual machine needs its root file system as block devices")
         self._check_taps(spec)
         shape = self._shape(spec.resources.memory_bytes, spec.resources.cpus, len(spec.network.interfaces))
         home = Home(self._exec_root, spec.id)
         async with AsyncExitStack() as templates, AsyncExitStack() as undo:
             if spec.annotations.get(TEMPLATE_ANNOTATION) == "off":
-                template = await templates.enter_async_context(self._templates.single_use(shape))
+                template = await templates.enter_async_context(
+                    self._templates.single_use(shape, spec.rootfs.blank)
+                )
             else:
-                template = await self._templates.ensure(shape)
+                template = await self._find_template(spec, spec.rootfs, shape)
             home.create()
             undo.callback(home.remove)
             clone = await make_clone(spec, shape, template, self._tools, home, undo)
@@ -126,6 +134,14 @@ class VmRuntime:
             home.remove()
 
     # --- machinery ---
+
+    async def _find_template(self, spec: TaskSpec, rootfs: BlockRootfs, shape: Shape) -> Template:
+        template = await self._templates.ensure(shape, rootfs.blank)
+        security = spec.security
+        is_usual = security.masked_paths is None and security.readonly_paths is None
+        if not rootfs.is_new or not rootfs.layers or security.privileged or not is_usual:
+            return template
+        return self._image_templates.find(template, shape, rootfs) or template
 
     def _shape(self, memory_limit_bytes: int, cpus: float, nics: int) -> Shape:
         return Shape(

@@ -86,7 +86,7 @@ class VmTask:
         if self._spec is None or self._outcome is not None:
             raise WrongState(f"container {self._id} has been started already")
         main = self._guest.main
-        payload = messages.start(self._spec, credit=main.prepare_start())
+        payload = messages.start(self._spec, credit=main.prepare_start(), is_prepared=self._clone.is_prepared)
         # The clone was told the time when it was configured; tell it once more, now that it is awake.
         self._guest.channel.post(FrameType.CLOCK, messages.clock(time.time_ns()))
         try:

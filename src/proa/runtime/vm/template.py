@@ -30,9 +30,10 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from proa.host import sparse
 from proa.model.errors import Internal, Unavailable
 from proa.runtime.vm import boot
-from proa.runtime.vm.boot import Booted, Guest
+from proa.runtime.vm.boot import Guest
 from proa.runtime.vm.machine import Shape
 from proa.runtime.vm.monitor import IGNORE_SHARED, open_monitor
 from proa.runtime.vm.qemu import HostProcess
@@ -40,6 +41,7 @@ from proa.runtime.vm.qemu import HostProcess
 KEPT = 8  # templates of different shapes that stay; the least used goes first
 SETTLE_S = 0.3  # for what the guest's kernel does after its agent is ready (late initcalls, freed memory)
 SAVE_TIMEOUT_S = 30.0  # a few MB at most are written
+IMAGE = "image-"  # templates with an image's root file system: proa.runtime.vm.image_template
 _MAKING = ".making-"
 
 
@@ -79,29 +81,30 @@ class Templates:
         self._ingredients = ""
         self._ingredients_of: tuple[object, ...] = ()
 
-    async def ensure(self, shape: Shape) -> Template:
+    async def ensure(self, shape: Shape, blank: Path) -> Template:
         """Return the template of a shape, made now when there is none. Seconds the first time.
 
+        :param blank: the disk that is mounted in it, of which new containers have copies.
         :raises Unavailable: the guest does not boot.
         """
-        ingredients = await self._get_ingredients()
+        ingredients = await self._get_ingredients(blank)
         found = self._find(shape, ingredients)
         if found is not None:
             return found
         async with self._making.setdefault(shape, anyio.Lock()):
-            return self._find(shape, ingredients) or await self._make(shape, ingredients)
+            return self._find(shape, ingredients) or await self._make(shape, ingredients, blank)
 
     @contextlib.asynccontextmanager
-    async def single_use(self, shape: Shape) -> AsyncIterator[Template]:
+    async def single_use(self, shape: Shape, blank: Path) -> AsyncIterator[Template]:
         """Boot a guest now, whatever is stored, and give its template; removed when the block ends.
 
         A clone made in the block keeps the memory file open. What a start costs without a stored template.
 
         :raises Unavailable: the guest does not boot.
         """
-        directory = await self._make_directory()
+        directory = await self.make_directory()
         try:
-            await self._boot_and_save(shape, directory)
+            await self._boot_and_save(shape, directory, blank)
             yield Template(memory_file=directory / "mem", state_file=directory / "state")
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -131,16 +134,16 @@ class Templates:
         os.utime(directory)  # its last use, for ``_prune``
         return template
 
-    async def _get_ingredients(self) -> str:
+    async def _get_ingredients(self, blank: Path) -> str:
         """Return the digest of everything but the shape; read again only when a file has changed."""
-        files = (self._guest.kernel, self._guest.initramfs, self._guest.qemu)
+        files = (self._guest.kernel, self._guest.initramfs, self._guest.qemu, blank)
         try:
             stats = [path.stat() for path in files]
         except OSError as error:
             raise Unavailable(f"virtual machines cannot be started: {error}; run make setup") from error
         present = tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in stats)
         if present != self._ingredients_of:
-            digest = await anyio.to_thread.run_sync(_digest_files, files[:2])
+            digest = await anyio.to_thread.run_sync(_digest_files, (*files[:2], blank))
             parts = (
                 boot.recipe(self._guest),
                 digest,
@@ -154,10 +157,10 @@ class Templates:
 
     # --- making ---
 
-    async def _make(self, shape: Shape, ingredients: str) -> Template:
-        directory = await self._make_directory()
+    async def _make(self, shape: Shape, ingredients: str, blank: Path) -> Template:
+        directory = await self.make_directory()
         try:
-            kernel_release = await self._boot_and_save(shape, directory)
+            kernel_release = await self._boot_and_save(shape, directory, blank)
             meta = Meta(
                 ingredients=ingredients,
                 memory_bytes=shape.memory_bytes,
@@ -167,7 +170,7 @@ class Templates:
                 kernel_release=kernel_release,
             )
             (directory / "meta.json").write_bytes(msgspec.json.encode(meta))
-            await anyio.to_thread.run_sync(_synchronise, directory)
+            await anyio.to_thread.run_sync(synchronise, directory)
             final = self._root / key_of(ingredients, shape)
             shutil.rmtree(final, ignore_errors=True)  # damaged, or it would have been found
             directory.rename(final)
@@ -179,7 +182,8 @@ class Templates:
             raise Internal(f"the memory template in {final} cannot be read back")
         return template
 
-    async def _make_directory(self) -> Path:
+    async def make_directory(self) -> Path:
+        """Make a directory for a template that is being made; its caller renames or removes it."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         async with self._cleaning:
             if not self._is_clean:
@@ -189,20 +193,22 @@ class Templates:
         directory.mkdir(mode=0o700)
         return directory
 
-    async def _boot_and_save(self, shape: Shape, directory: Path) -> str:
+    async def _boot_and_save(self, shape: Shape, directory: Path, blank: Path) -> str:
         """Boot to an idle agent and save what clones need; return the guest kernel's release."""
-        async with boot.open_booted(self._guest, shape, directory) as booted:
+        new_disk = directory / "new"  # QEMU must be able to write to it, so it is not the blank itself
+        await anyio.to_thread.run_sync(sparse.copy, blank, new_disk)
+        async with boot.open_booted(self._guest, shape, directory, new_disk=new_disk) as booted:
             await anyio.sleep(SETTLE_S)
-            await save_state(booted, directory / "state")
-        for name in ("control", "monitor", "console", "pid", "qemu.log"):
-            (directory / name).unlink(missing_ok=True)
+            await save_state(booted.monitor, directory / "state")
+        new_disk.unlink()
+        remove_traces(directory)
         return booted.kernel_release
 
     def _prune(self, ingredients: str) -> None:
         """Remove templates that fit no more, and the least used beyond KEPT."""
         fitting: list[Path] = []
         for directory in self._root.iterdir():
-            if directory.name.startswith(_MAKING):
+            if directory.name.startswith((_MAKING, IMAGE)):
                 continue
             meta = _read_meta(directory)
             if meta is not None and meta.ingredients == ingredients:
@@ -214,14 +220,24 @@ class Templates:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-async def save_state(booted: Booted, path: Path) -> None:
+async def load_state(monitor_socket: Path, state_fd: int) -> None:
+    """Let a machine that waits for it go on from a saved state: one round trip.
+
+    :param state_fd: its number in QEMU, which inherited it.
+    :raises MonitorError, OutcomeUnknown, Unavailable: QEMU could not, or is gone.
+    """
+    async with open_monitor(monitor_socket) as monitor:
+        await monitor.greet_and_execute(IGNORE_SHARED, ("migrate-incoming", {"uri": f"fd:{state_fd}"}))
+
+
+async def save_state(monitor_socket: Path, path: Path) -> None:
     """Write the state of the devices to ``path``; the machine stands still from then on.
 
     Saved running: a clone then goes on by itself, without a word over the monitor.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        async with open_monitor(booted.monitor) as monitor:
+        async with open_monitor(monitor_socket) as monitor:
             await monitor.greet_and_execute(IGNORE_SHARED)
             await monitor.execute("getfd", {"fdname": "state"}, fd=fd)
             await monitor.execute("migrate", {"uri": "fd:state"})
@@ -266,10 +282,14 @@ def _read_meta(directory: Path) -> Meta | None:
 
 
 def _digest_files(paths: Sequence[Path]) -> str:
+    """Digest what is in the files and where, leaving out holes: a blank disk is nearly nothing but."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(f"{os.fstat(file.fileno()).st_size}\n".encode())
+            for start, data in sparse.iter_data(file.fileno()):
+                digest.update(f"{start} {len(data)}\n".encode())
+                digest.update(data)
     return digest.hexdigest()
 
 
@@ -280,7 +300,13 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.partition("\t")[0].rstrip(" :") in kept}))
 
 
-def _synchronise(directory: Path) -> None:
+def remove_traces(directory: Path) -> None:
+    """Remove what the machine that made a template left beside it."""
+    for name in ("control", "monitor", "console", "pid", "qemu.log"):
+        (directory / name).unlink(missing_ok=True)
+
+
+def synchronise(directory: Path) -> None:
     """After a crash of the host a template is whole or not there."""
     for path in (*directory.iterdir(), directory, directory.parent):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

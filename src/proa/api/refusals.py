@@ -40,7 +40,6 @@ class RefusedRoutes:
         router.add(routes.IMAGE_BUILD, refuse("proa cannot build images yet"))
         router.add(routes.BUILD_PRUNE, self.prune_builds)
         router.add(routes.SESSION, refuse("proa cannot build images yet"))
-        router.add(routes.IMAGE_COMMIT, refuse("proa cannot commit containers yet"))
         router.add(routes.IMAGE_SEARCH, refuse("proa cannot search registries yet"))
         router.add(routes.IMAGE_PUSH, refuse("proa cannot push to registries yet"))
         router.add(routes.DISTRIBUTION_INSPECT, refuse("proa cannot ask registries yet"))

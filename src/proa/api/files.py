@@ -94,7 +94,7 @@ class FileRoutes:
 
     async def changes(self, request: Request) -> Response:
         found = await self._backend.changes(request.params["id"])
-        return json_response([wire.FilesystemChange(path=path, kind=kind) for kind, path in found] or None)
+        return json_response([wire.FilesystemChange(path=path, kind=kind) for kind, path in found])
 
     async def export(self, request: Request) -> None:
         async with self._backend.open_export(request.params["id"]) as pieces:

@@ -8,7 +8,9 @@ import click
 from proa.cli import (
     archives,
     attach,
+    copying,
     execute,
+    filesystem,
     images,
     lifecycle,
     listing,
@@ -95,6 +97,10 @@ for _command in (
     processes.top,
     processes.stats,
     listing.port,
+    copying.cp,
+    filesystem.diff,
+    filesystem.export,
+    filesystem.commit,
 ):
     container.add_command(_command)
 container.add_command(listing.ps, "ls")

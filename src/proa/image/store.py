@@ -167,6 +167,26 @@ class Session:
         await self._pin(blobs=[spooled.digest])
         return await self._store.in_thread(self._store.content.keep, spooled)
 
+    async def hold_blob(self, digest: Digest) -> bool:
+        """Keep a blob from being removed until the session ends; False when it is not here."""
+        await self._pin(blobs=[digest])
+        return self._store.content.has(digest)
+
+    async def keep_partial(self, digest: Digest) -> None:
+        """Make a whole, verified partial file a blob, durably."""
+        await self._pin(blobs=[digest])
+        await self._store.in_thread(self._store.content.keep_partial, digest)
+
+    async def hold_layer(self, diff_id: Digest) -> LayerRecord | None:
+        """Keep a layer that an image here has, with its blob, until the session ends; None: none has it."""
+        blob = self._store.catalog.find_blob(diff_id)
+        if blob is None:
+            return None
+        await self._pin(blobs=[blob], layers=[diff_id])
+        if not self._store.content.has(blob) or not self._store.has_layer(diff_id):
+            return None
+        return LayerRecord(diff_id=diff_id, blob=blob)
+
     async def put_blob(self, data: bytes) -> Digest:
         """Store a small blob, durably."""
         async with self._store.open_spool() as spool:

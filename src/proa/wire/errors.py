@@ -10,7 +10,7 @@ class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-class StreamError(msgspec.Struct, frozen=True, kw_only=True):
+class StreamError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: int = 0
     message: str = ""
 

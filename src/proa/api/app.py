@@ -7,6 +7,8 @@ from typing import Protocol
 
 from proa import __version__
 from proa.api.application import Application
+from proa.api.builds import Backend as BuildBackend
+from proa.api.builds import BuildRoutes
 from proa.api.container_streams import Backend as ContainerStreamBackend
 from proa.api.container_streams import ContainerStreamRoutes
 from proa.api.containers import Backend as ContainerBackend
@@ -59,6 +61,8 @@ class Engine(Protocol):
     def networks(self) -> NetworkBackend: ...
     @property
     def registries(self) -> RegistryBackend: ...
+    @property
+    def builds(self) -> BuildBackend: ...
 
 
 def build_app(engine: Engine) -> Application:
@@ -72,6 +76,7 @@ def build_app(engine: Engine) -> Application:
     registries = RegistryRoutes(engine.registries)
     registries.register(router)
     ImageRoutes(engine.images, pull=registries.pull).register(router)
+    BuildRoutes(engine.builds).register(router)
     VolumeRoutes(engine.volumes).register(router)
     NetworkRoutes(engine.networks).register(router)
     RefusedRoutes().register(router)

@@ -15,6 +15,7 @@ import anyio
 
 from proa.api.errors import describe
 from proa.api.request import JSON, Request
+from proa.model.errors import CommandFailed
 from proa.wire import codec
 from proa.wire.errors import Progress, StreamError
 from proa.wire.progress import draw_bar
@@ -81,7 +82,8 @@ async def stream_progress(request: Request, work: Work) -> None:
     if not begun:
         raise failure
     _, text = describe(failure)
-    await request.send(_line(Progress(error=text, error_detail=StreamError(message=text))))
+    code = failure.code if isinstance(failure, CommandFailed) else 0
+    await request.send(_line(Progress(error=text, error_detail=StreamError(code=code, message=text))))
 
 
 def _encode(message: Mapping[str, object]) -> bytes:

@@ -30,24 +30,18 @@ def refuse(message: str) -> Handler:
 
 
 class RefusedRoutes:
-    """Swarm, plugins, building."""
+    """Swarm, plugins, and what BuildKit has."""
 
     def register(self, router: Router) -> None:
         for path in _SWARM_PATHS:
             router.add_prefix(path, self.swarm)
         router.add(routes.PLUGIN_LIST, self.plugins)
         router.add_prefix("/plugins", self.plugin)
-        router.add(routes.IMAGE_BUILD, refuse("proa cannot build images yet"))
-        router.add(routes.BUILD_PRUNE, self.prune_builds)
-        router.add(routes.SESSION, refuse("proa cannot build images yet"))
+        router.add(routes.SESSION, refuse("proa has no BuildKit sessions: build with DOCKER_BUILDKIT=0"))
         router.add(routes.CONTAINER_ATTACH_WEBSOCKET, refuse("proa cannot attach by websocket yet"))
 
     async def swarm(self, request: Request) -> Response:
         raise Unavailable(_NO_SWARM)
-
-    async def prune_builds(self, request: Request) -> Response:
-        """There is no build cache, and so nothing to free: ``docker system prune`` asks for it too."""
-        return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
 
     async def plugins(self, request: Request) -> Response:
         return json_response([])

@@ -90,7 +90,7 @@ class RegistryRoutes:
         config = await request.json(wire.AuthConfig)
         if config is None:
             raise InvalidParameter("invalid JSON: got EOF while reading request body")
-        done = await self._backend.log_in(_to_credentials(config))
+        done = await self._backend.log_in(to_credentials(config))
         return json_response(wire.AuthResponse(status=done.status, identity_token=done.identity_token))
 
     async def search(self, request: Request) -> Response:
@@ -133,12 +133,13 @@ class RegistryRoutes:
 def _credentials(request: Request) -> Credentials:
     """Read X-Registry-Auth. Raises InvalidParameter."""
     try:
-        return _to_credentials(wire.decode_auth(request.headers.get(wire.AUTH_HEADER.lower(), "")))
+        return to_credentials(wire.decode_auth(request.headers.get(wire.AUTH_HEADER.lower(), "")))
     except ValueError as error:
         raise InvalidParameter(f"invalid {wire.AUTH_HEADER} header: {error}") from error
 
 
-def _to_credentials(config: wire.AuthConfig) -> Credentials:
+def to_credentials(config: wire.AuthConfig) -> Credentials:
+    """Return a user's credentials as the engine takes them. Raises InvalidParameter."""
     try:
         config = wire.split_auth(config)
     except ValueError as error:

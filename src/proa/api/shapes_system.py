@@ -8,11 +8,13 @@ from msgspec import UNSET
 from proa.api.shapes_containers import STORAGE_DRIVER, summary
 from proa.api.shapes_images import summary as image_summary
 from proa.api.shapes_volumes import volume
+from proa.engine.building.builds import CacheRecord
 from proa.engine.container import State
 from proa.engine.events import Event
 from proa.engine.system import DiskUsage, Info, Version
 from proa.model.registry import RegistrySettings
 from proa.wire import system as wire
+from proa.wire.builds import BuildCacheRecord
 from proa.wire.times import NS, format_time
 from proa.wire.volumes import VolumeUsage
 
@@ -129,6 +131,20 @@ def version(value: Version) -> wire.Version:
     )
 
 
+def _build_cache(record: CacheRecord) -> BuildCacheRecord:
+    return BuildCacheRecord(
+        id=record.id,
+        type=record.type,
+        description=record.description,
+        in_use=record.in_use,
+        shared=record.shared,
+        size=record.size_bytes,
+        created_at=format_time(record.created_at_ns),
+        last_used_at=format_time(record.used_at_ns),
+        usage_count=record.uses,
+    )
+
+
 def disk_usage(value: DiskUsage, kinds: frozenset[str], now_ns: int) -> wire.DiskUsage:
     """Return GET /system/df; the kinds that were not asked for are null."""
     return wire.DiskUsage(
@@ -147,7 +163,7 @@ def disk_usage(value: DiskUsage, kinds: frozenset[str], now_ns: int) -> wire.Dis
         volumes=[volume(one, VolumeUsage(size=size, ref_count=count)) for one, size, count in value.volumes]
         if "volume" in kinds
         else None,
-        build_cache=[] if "build-cache" in kinds else None,
+        build_cache=[_build_cache(one) for one in value.build_cache] if "build-cache" in kinds else None,
     )
 
 

@@ -59,6 +59,7 @@ async def run(config: Config) -> None:
         group = await stack.enter_async_context(anyio.create_task_group())
         engine = await stack.enter_async_context(open_engine(config, group))
         await engine.restore.find_all()
+        await engine.builds.open()
         listeners = [await _listen(host, config.group) for host in config.hosts]
         await group.start(serve, build_app(engine), listeners)
         await engine.restore.start_wanted()

@@ -51,6 +51,7 @@ async def _remove_containers(config: Config) -> None:
     async with anyio.create_task_group() as group:
         async with open_engine(config, group) as engine:
             await engine.restore.find_all()
+            await engine.builds.open()
             for container in await engine.containers.list(all=True, limit=0, filters={}):
                 await engine.containers.remove(container.id, force=True, volumes=True)
         group.cancel_scope.cancel()

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from anyio.abc import TaskGroup
 
+from proa.build.cache import BuildCache
 from proa.daemon.config import Config
 from proa.daemon.facts import engine_id, tool_versions
 from proa.distribution.registries import Registries
+from proa.engine.building.trees import BuildTrees
 from proa.engine.engine import Engine, Stores, build_engine
 from proa.engine.events import EventBus
 from proa.engine.isolation import ISOLATION_VM, Hulls
@@ -59,6 +61,8 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             layers=layers,
             events=lambda action, actor, attributes: events.publish("image", action, actor, attributes),
         )
+        build_cache = BuildCache(db)
+        images.store.kept_elsewhere = build_cache.layers
         await images.open()
         networks = Networks(db=db, exec_root=config.exec_root, tasks=tasks)
         await networks.open()
@@ -76,6 +80,11 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             networks=networks,
             registries=Registries(config.registries),
             containers_dir=config.data_root / "containers",
+            build_cache=build_cache,
+            build_trees=BuildTrees(layers=layers, data_root=config.data_root, exec_root=config.exec_root),
+            context_layers=Layers(
+                config.data_root / "build" / "contexts", exec_root=config.exec_root / "build"
+            ),
         )
         runtimes, missing, accelerator = await _make_runtimes(config, tasks)
         facts = HostFacts(

@@ -19,12 +19,14 @@ from anyio import to_thread
 from proa.distribution.endpoints import HUB_DOMAIN, credentials_for, find_endpoints, login_domain
 from proa.distribution.timings import Timings
 from proa.distribution.trust import Trust
+from proa.model.errors import InvalidParameter
 from proa.model.registry import ANONYMOUS, Credentials, LoggedIn, RegistrySettings, SearchResult
 
 if TYPE_CHECKING:
     from proa.distribution.repository import Repository
     from proa.distribution.transport import Transport
 
+FETCH_PIECE_BYTES = 256 * 1024
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -85,6 +87,18 @@ class Registries:
                 transport, endpoint, text, limit, credentials_for(domain, credentials)
             )
         return found
+
+    @asynccontextmanager
+    async def fetch(self, url: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Give the content of an http or https address, piece by piece: what ADD reads.
+
+        :raises RegistryFailed: the server cannot be reached, or does not keep to the protocol.
+        :raises InvalidParameter: it answers with another status than 200.
+        """
+        async with self._transport() as transport, transport.send("GET", url) as answer:
+            if answer.status != 200:
+                raise InvalidParameter(f"invalid response status {answer.status}: {url}")
+            yield answer.content.iter_chunked(FETCH_PIECE_BYTES)
 
     def proxies(self) -> Sequence[str]:
         """Return HTTP, HTTPS and exempted hosts as they may be shown: without passwords."""

@@ -87,6 +87,7 @@ class Container:
     :ivar ending: the end is recorded, but not all that the task had is taken down yet; seen at start-up too.
     :ivar passing_pause: the engine paused it itself, for a while; seen at start-up while it is paused, it
         means that the daemon died meanwhile.
+    :ivar for_build: runs a step of a build, and goes with it; seen at start-up it is removed.
     :ivar stopped_by_user: the last end was asked for, so restart policies leave it alone.
     :ivar endpoints: where it is attached while it runs; ``ports`` what is published then.
     """
@@ -116,6 +117,7 @@ class Container:
     launching: bool = False
     ending: bool = False
     passing_pause: bool = False
+    for_build: bool = False
     stopped_by_user: bool = False
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()

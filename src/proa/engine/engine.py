@@ -8,7 +8,14 @@ from pathlib import Path
 
 from anyio.abc import TaskGroup
 
+from proa.build.cache import BuildCache
 from proa.distribution.registries import Registries as RegistryClient
+from proa.engine.building.bases import Bases
+from proa.engine.building.build import Tools as BuildTools
+from proa.engine.building.builds import Builds
+from proa.engine.building.context import Contexts
+from proa.engine.building.running import Runner
+from proa.engine.building.trees import BuildTrees
 from proa.engine.commits import Commits
 from proa.engine.containers import Containers
 from proa.engine.creation import Creation
@@ -32,6 +39,7 @@ from proa.engine.volumes import Volumes
 from proa.host.database import Database
 from proa.image.images import Images as ImageStore
 from proa.network.networks import Networks as NetworkStore
+from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
 from proa.storage.volumes import Volumes as VolumeStore
 
@@ -48,6 +56,7 @@ class Engine:
     volumes: Volumes
     networks: Networks
     registries: Registries
+    builds: Builds
     system: System
     restore: Restore
 
@@ -63,6 +72,9 @@ class Stores:
     networks: NetworkStore
     registries: RegistryClient
     containers_dir: Path
+    build_cache: BuildCache
+    build_trees: BuildTrees
+    context_layers: Layers
 
 
 def build_engine(
@@ -98,6 +110,23 @@ def build_engine(
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
     files = Files(registry=registry, units=units, hulls=hulls, roots=stores.roots, events=events)
+    builds = _make_builds(
+        stores,
+        registries,
+        runner=Runner(
+            registry=registry,
+            units=units,
+            lifecycle=lifecycle,
+            removal=removal,
+            networks=stores.networks,
+            hulls=hulls,
+            roots=stores.roots,
+            events=events,
+            containers_dir=stores.containers_dir,
+        ),
+        hulls=hulls,
+        events=events,
+    )
     return Engine(
         containers=Containers(
             registry=registry,
@@ -121,8 +150,10 @@ def build_engine(
         volumes=volumes,
         networks=Networks(store=stores.networks, registry=registry, units=units, events=events),
         registries=registries,
+        builds=builds,
         system=System(
             registry=registry,
+            builds=builds,
             hulls=hulls,
             images=images,
             volumes=volumes,
@@ -141,4 +172,22 @@ def build_engine(
             images=stores.images,
             roots=stores.roots,
         ),
+    )
+
+
+def _make_builds(
+    stores: Stores, registries: Registries, *, runner: Runner, hulls: Hulls, events: EventBus
+) -> Builds:
+    return Builds(
+        tools=BuildTools(
+            images=stores.images,
+            cache=stores.build_cache,
+            trees=stores.build_trees,
+            runner=runner,
+            bases=Bases(stores.images, registries),
+            client=stores.registries,
+        ),
+        contexts=Contexts(stores.context_layers, stores.images.store),
+        hulls=hulls,
+        events=events,
     )

@@ -90,13 +90,16 @@ class Restore:
         if container.is_alive or container.launching or container.ending:
             runtime = self._hulls.runtimes.get(container.runtime)
             task = None if runtime is None else await runtime.find(container.id)
-            if container.is_alive and task is not None:
+            if container.is_alive and task is not None and not container.for_build:
                 self._lifecycle.adopt(self._units[container.id], task)
                 if container.state is State.PAUSED and container.passing_pause:
                     await self._lifecycle.unpause(container.id)
                 return
             # A task found now was made by a start that was cut short, or its end by a death of the daemon.
             await self._lifecycle.lose(container, task)
+        if container.for_build:
+            await self._removal.remove(container.id, force=True)
+            return
         if container.state is State.RESTARTING:
             self._lifecycle.resume_restart(container)
         elif container.host_config.auto_remove and (container.started_at_ns or container.error):

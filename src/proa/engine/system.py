@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 
 from proa import __version__
+from proa.engine.building.builds import Builds, CacheRecord
 from proa.engine.container import Container, State
 from proa.engine.events import Event, EventBus
 from proa.engine.filters import Filters, check_filters
@@ -106,6 +107,7 @@ class DiskUsage:
     images: Sequence[tuple[Image, int, int]]
     containers: Sequence[tuple[Container, int, int]]
     volumes: Sequence[tuple[Volume, int, int]]
+    build_cache: Sequence[CacheRecord]
 
 
 class System:
@@ -118,6 +120,7 @@ class System:
         hulls: Hulls,
         images: Images,
         volumes: Volumes,
+        builds: Builds,
         registries: Registries,
         queries: Queries,
         events: EventBus,
@@ -127,6 +130,7 @@ class System:
         self._hulls = hulls
         self._images = images
         self._volumes = volumes
+        self._builds = builds
         self._registries = registries
         self._queries = queries
         self._events = events
@@ -188,6 +192,7 @@ class System:
             images=[(image, shared, len(self._images.users_of(image.id))) for image, shared in usage.images],
             containers=containers,
             volumes=await self._volumes.usage(),
+            build_cache=await self._builds.records(),
         )
 
     async def events(self, *, since_ns: int = 0, until_ns: int = 0, filters: Filters) -> AsyncIterator[Event]:

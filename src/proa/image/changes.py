@@ -11,8 +11,8 @@ from __future__ import annotations
 import posixpath
 import re
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -35,17 +35,22 @@ class _Draft:
 
     config: ContainerConfig
     cmd_is_set: bool = False
+    arguments: Mapping[str, str] = field(default_factory=dict)  # seen where no ENV is
+    escape: str = "\\"
 
     @property
     def env(self) -> dict[str, str]:
         pairs = (entry.partition("=") for entry in self.config.env or [])
-        return {key: value for key, _, value in pairs}
+        return {**self.arguments, **{key: value for key, _, value in pairs}}
 
     def set(self, **fields: object) -> None:
         self.config = msgspec.structs.replace(self.config, **fields)
 
     def expand(self, word: str) -> str:
-        return expand(word, self.env)
+        return expand(word, self.env, escape=self.escape)
+
+    def split(self, text: str) -> list[str]:
+        return split_words(text, self.escape)
 
 
 def apply_changes(config: ContainerConfig, changes: Sequence[str]) -> ContainerConfig:
@@ -74,6 +79,31 @@ def apply_changes(config: ContainerConfig, changes: Sequence[str]) -> ContainerC
     return draft.config
 
 
+def apply_instruction(
+    config: ContainerConfig,
+    name: str,
+    rest: str,
+    *,
+    cmd_is_set: bool,
+    arguments: Mapping[str, str],
+    escape: str = "\\",
+) -> ContainerConfig:
+    """Return the configuration after one instruction of a Dockerfile that changes nothing else.
+
+    :param name: in capitals, one of ``CONFIG_INSTRUCTIONS``; ``rest`` is what follows it, flags included.
+    :param cmd_is_set: a CMD came before in the same stage: ENTRYPOINT leaves it alone.
+    :param arguments: build arguments, seen where no ENV is.
+    :raises InvalidParameter: it is malformed.
+    """
+    draft = _Draft(config, cmd_is_set=cmd_is_set, arguments=arguments, escape=escape)
+    _INSTRUCTIONS[name](draft, rest)
+    return draft.config
+
+
+def _shell(draft: _Draft, rest: str) -> None:
+    draft.set(shell=_json_strings(rest))
+
+
 def _cmd(draft: _Draft, rest: str) -> None:
     draft.set(cmd=_command(draft, rest))
     draft.cmd_is_set = True
@@ -99,7 +129,7 @@ def _label(draft: _Draft, rest: str) -> None:
 
 def _expose(draft: _Draft, rest: str) -> None:
     ports = dict(draft.config.exposed_ports or {})
-    for word in split_words(rest):
+    for word in draft.split(rest):
         for text in draft.expand(word).split():
             match = _PORT.fullmatch(text.rpartition(":")[2].lower())
             if match is None:
@@ -122,7 +152,7 @@ def _workdir(draft: _Draft, rest: str) -> None:
 
 def _volume(draft: _Draft, rest: str) -> None:
     words = _json_strings(rest)
-    paths = [draft.expand(word) for word in (split_words(rest) if words is None else words)]
+    paths = [draft.expand(word) for word in (draft.split(rest) if words is None else words)]
     if not paths or not all(path.strip() for path in paths):
         raise InvalidParameter("VOLUME specified can not be an empty string")
     draft.set(volumes={**(draft.config.volumes or {}), **dict.fromkeys(paths, Empty())})
@@ -180,11 +210,15 @@ _INSTRUCTIONS: dict[str, Callable[[_Draft, str], None]] = {
     "HEALTHCHECK": _healthcheck,
     "LABEL": _label,
     "ONBUILD": _onbuild,
+    "SHELL": _shell,
     "STOPSIGNAL": _stopsignal,
     "USER": _user,
     "VOLUME": _volume,
     "WORKDIR": _workdir,
 }
+
+CONFIG_INSTRUCTIONS = frozenset(_INSTRUCTIONS)
+"""Instructions that change nothing but the configuration."""
 
 
 def _command(draft: _Draft, rest: str) -> list[str]:
@@ -204,7 +238,7 @@ def _json_strings(text: str) -> list[str] | None:
 
 def _pairs(draft: _Draft, name: str, rest: str) -> list[tuple[str, str]]:
     """Read ``KEY=VALUE …``, or the old form ``KEY all the rest``."""
-    words = split_words(rest)
+    words = draft.split(rest)
     if "=" not in words[0]:
         key, _, value = rest.partition(" ")
         if not value.strip():

@@ -61,6 +61,8 @@ class ImageStore:
         self._pinned_blobs: Counter[Digest] = Counter()
         self._pinned_layers: Counter[Digest] = Counter()
         self._collecting = anyio.Lock()
+        self.kept_elsewhere: Callable[[], Iterable[LayerRecord]] = tuple
+        """Layers, with their blobs, that something beside images needs: the build cache."""
         self._limiter: anyio.CapacityLimiter | None = None
 
     async def open(self) -> None:
@@ -105,12 +107,15 @@ class ImageStore:
         async with self._collecting:
             unused = set(layers) & self.catalog.unused_layers()
             unused -= {diff_id for diff_id in unused if self._pinned_layers[diff_id] > 0}
+            kept = list(self.kept_elsewhere())
+            unused -= {layer.diff_id for layer in kept}
             sizes = self.catalog.layer_sizes(unused)
             if unused:
                 await self._layers.remove(unused)
                 self.catalog.forget_layers(unused)
             spare = set(blobs) - self.catalog.used_blobs()
             spare -= {digest for digest in spare if self._pinned_blobs[digest] > 0}
+            spare -= {layer.blob for layer in kept}
             if spare:
                 await self.in_thread(self.content.delete, spare)
         return Freed(layers=frozenset(unused), size_bytes=sum(size for size, _ in sizes.values()))
@@ -186,6 +191,11 @@ class Session:
         if not self._store.content.has(blob) or not self._store.has_layer(diff_id):
             return None
         return LayerRecord(diff_id=diff_id, blob=blob)
+
+    async def hold_stored(self, layer: LayerRecord) -> bool:
+        """Keep a layer and its blob from being removed until the session ends; False when one is not here."""
+        await self._pin(blobs=[layer.blob], layers=[layer.diff_id])
+        return self._store.content.has(layer.blob) and self._store.has_layer(layer.diff_id)
 
     async def put_blob(self, data: bytes) -> Digest:
         """Store a small blob, durably."""

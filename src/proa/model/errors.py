@@ -10,6 +10,7 @@
     ├─ NotImplementedHere      a part of the Engine API that proa does not have
     ├─ FeatureMissing          the chosen hull cannot honour an option (an InvalidParameter)
     ├─ Unavailable             busy or not ready; trying again may help
+    ├─ CommandFailed           a build's own command
     └─ Internal                ToolFailed  TaskLost  DataLoss  OutcomeUnknown
 
 Messages are part of the interface: clients such as docker-py tell causes apart by their wording, so the
@@ -138,6 +139,17 @@ class StartFailed(Internal):
     def __init__(self, message: str, *, exit_code: int = 128) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class CommandFailed(EngineError):
+    """A command of a build ended with another code than 0.
+
+    :param command: as the user reads it.
+    """
+
+    def __init__(self, command: str, code: int) -> None:
+        super().__init__(f"The command '{command}' returned a non-zero code: {code}")
+        self.code = code
 
 
 class TaskLost(Internal):

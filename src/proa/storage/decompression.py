@@ -20,6 +20,7 @@ from typing import Protocol
 from proa.storage.tar import BadTar
 
 HEAD_BYTES = 6  # that tell the format
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 READ_BYTES = 256 * 1024
 CHUNK_BYTES = 1024 * 1024  # decompressed at a time
 ZSTD_WINDOW_LOG_MAX = 27  # 128 MiB, what the zstd program allows without --long
@@ -70,7 +71,7 @@ def decompressor_maker(head: bytes, site_packages: str) -> Callable[[], Decompre
         return bz2.BZ2Decompressor
     if head.startswith(b"\xfd7zXZ\0"):
         return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)
-    if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
+    if head.startswith(ZSTD_MAGIC) or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
         sys.path.append(site_packages)
         from backports import zstd
 

@@ -41,6 +41,24 @@ def attach_overlay(lowers: Sequence[Path], *, upper: Path, work: Path, target: P
         os.close(attached)
 
 
+def attach_merged(lowers: Sequence[Path], *, empty: Path, target: Path) -> None:
+    """Mount at ``target`` the read-only stack of ``lowers`` (topmost first, at least one).
+
+    :param empty: an empty directory: overlayfs wants two lowers.
+    :raises OSError: the kernel refuses.
+    """
+    stack = [*lowers, empty]
+    try:
+        attached = _assemble(stack, [], target)
+    except _NoLowerdirPlus:
+        _attach_classic(stack, [], target)
+        return
+    try:
+        mount.move_mount(attached, target)
+    finally:
+        os.close(attached)
+
+
 @contextlib.contextmanager
 def open_merged(lowers: Sequence[Path], *, empty: Path, scratch: Path) -> Iterator[int]:
     """Give a directory descriptor of the read-only stack of ``lowers`` (topmost first, at least one), for the

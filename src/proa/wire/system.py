@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from proa.model.config import ApiStruct
+from proa.wire.builds import BuildCacheRecord
 from proa.wire.containers import ContainerSummary
 from proa.wire.images import ImageSummary
 from proa.wire.volumes import Volume
@@ -137,15 +138,6 @@ class Info(ApiStruct, frozen=True, kw_only=True):
     product_license: str = ""
     warnings: list[str] = []
     cdi_spec_dirs: list[str] = msgspec.field(default_factory=list, name="CDISpecDirs")
-
-
-class BuildCacheRecord(ApiStruct, frozen=True, kw_only=True):
-    id: str = msgspec.field(default="", name="ID")
-    type: str = ""
-    description: str = ""
-    in_use: bool = False
-    shared: bool = False
-    size: int = 0
 
 
 class DiskUsage(ApiStruct, frozen=True, kw_only=True):

@@ -18,14 +18,16 @@ MAX_FILE_BYTES = 4 << 20  # a hostile file is not read whole
 MAX_ID = 2**31 - 1
 
 
-def find_owner(text: str) -> tuple[int, int]:
+def find_owner(text: str, root: int = AT_FDCWD) -> tuple[int, int]:
     """Resolve "uid", "name", "uid:gid" or "name:group"; a number needs no entry in the files.
+
+    :param root: a descriptor of the tree's root, when it is not the process's.
 
     :raises Refusal: a name has none.
     """
     user, _, group = text.partition(":")
     uid, gid = _number(user), 0
-    for name, fields in _entries("/etc/passwd"):
+    for name, fields in _entries("/etc/passwd", root):
         if len(fields) > 2 and (name == user or (uid is not None and _number(fields[1]) == uid)):
             uid, gid = _number(fields[1]), _number(fields[2]) or 0
             break
@@ -33,7 +35,7 @@ def find_owner(text: str) -> tuple[int, int]:
         raise Refusal("invalid", f"unable to find user {user}: no matching entries in passwd file")
     if group:
         found = _number(group)
-        for name, fields in _entries("/etc/group"):
+        for name, fields in _entries("/etc/group", root):
             if name == group and len(fields) > 1:
                 found = _number(fields[1])
                 break
@@ -43,15 +45,16 @@ def find_owner(text: str) -> tuple[int, int]:
     return uid, gid
 
 
-def _entries(path: str) -> Iterator[tuple[str, list[str]]]:
-    for line in _read(path).splitlines():
+def _entries(path: str, root: int) -> Iterator[tuple[str, list[str]]]:
+    for line in _read(path, root).splitlines():
         name, *fields = line.split(":")
         yield name, fields
 
 
-def _read(path: str) -> str:
+def _read(path: str, root: int) -> str:
     with contextlib.suppress(OSError):
-        fd = openat2(AT_FDCWD, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, resolve=Resolve.NO_MAGICLINKS)
+        resolve = Resolve.NO_MAGICLINKS | (Resolve.IN_ROOT if root >= 0 else Resolve.NONE)
+        fd = openat2(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, resolve=resolve)
         with os.fdopen(fd, "rb") as file:
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 return file.read(MAX_FILE_BYTES).decode(errors="replace")

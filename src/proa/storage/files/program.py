@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from proa.host import confinement, mount
-from proa.storage.decompression import HEAD_BYTES, decompressor_maker, iter_chunks
+from proa.storage.decompression import HEAD_BYTES, ZSTD_MAGIC, decompressor_maker, iter_chunks
+from proa.storage.files.assemble import Assembler
 from proa.storage.files.extract import Extractor
 from proa.storage.files.owner import find_owner
 from proa.storage.files.paths import Refusal, base_name, find, follow
@@ -86,6 +87,8 @@ def main() -> None:
     try:
         # Before the tree is entered: a module may have to be imported.
         source = _open_source(sys.argv[2]) if request["do"] == "write" else None
+        if request.get("unpacks"):
+            decompressor_maker(ZSTD_MAGIC, sys.argv[2])  # imports its module
         hashlib.sha256(b"")  # makes OpenSSL read its configuration, here and not in the tree
         _forget_imports()
         _enter(request, writes=source is not None)
@@ -274,12 +277,24 @@ def _write(request: Request, answers: _Answers, source: Stream | None) -> object
     return None
 
 
+def _assemble(request: Request, answers: _Answers, source: Stream | None) -> object:
+    """Write what a COPY or ADD of a build makes as a layer; see ``assemble``."""
+    with os.fdopen(request["plan"], "rb") as file:
+        plan = json.load(file)
+    sink = _LayerSink(request["out"])
+    tar = TarWriter(sink.write)
+    Assembler(request["below"], tar, plan, sys.argv[2]).write(plan["items"])
+    tar.finish()
+    return {"digest": sink.digest.hexdigest(), "size": sink.size, "members": tar.members}
+
+
 _DEEDS: dict[str, tuple[Callable[[Request, _Answers, Stream | None], object], tuple[str, ...]]] = {
     "stat": (_stat, _READ),
     "read": (_read, _READ),
     "write": (_write, _WRITE),
     "export": (_export, _READ),
     "layer": (_layer, _READ_TRUSTED),
+    "assemble": (_assemble, _READ),
     "changes": (_changes, _READ_TRUSTED),
 }
 

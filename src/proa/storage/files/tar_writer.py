@@ -107,6 +107,19 @@ class TarWriter:
             self._copy(fd, length)
         self._pad(stored)
 
+    def add_content(
+        self,
+        name: bytes,
+        status: os.stat_result,
+        copy: Callable[[int, Callable[[memoryview], object]], None],
+        xattrs: Xattrs | None = None,
+    ) -> None:
+        """Write a file of ``status.st_size`` bytes, which ``copy(count, sink)`` delivers in sequence."""
+        self._header(name, status, b"0", status.st_size, b"", xattrs or {}, [])
+        self._flush()
+        copy(status.st_size, self._sink)
+        self._pad(status.st_size)
+
     def finish(self) -> None:
         """Write the end of the archive and all that is pending."""
         self._pending += bytes(2 * BLOCK)

@@ -174,6 +174,31 @@ async def pack_upper(upper: Path, below: int, out: int, *, ignored: Collection[s
     )
 
 
+async def assemble_layer(
+    plan: Json, *, trees: Collection[int], below: int, out: int, empty: Path
+) -> PackedLayer:
+    """Write the layer that a COPY or ADD makes to the file ``out``. The plan is as ``assemble`` reads it.
+
+    :param trees: the descriptors that the plan names.
+    :param below: a descriptor of the directory that the layers below make together; -1 when there are none.
+    :param empty: an empty directory, which becomes the child's root.
+    :raises InvalidParameter: a file cannot go where it should, or an archive is broken; the message says why.
+    :raises Internal: the disk is full.
+    """
+    with os.fdopen(os.memfd_create("plan", os.MFD_CLOEXEC), "wb") as file:
+        file.write(json.dumps(plan).encode())
+        file.flush()
+        file.seek(0)
+        unpacks = any(item[0] == "archive" for item in plan["items"])
+        request = {"do": "assemble", "plan": file.fileno(), "below": below, "out": out, "unpacks": unpacks}
+        fds = {file.fileno(), out, *trees} | ({below} if below >= 0 else set())
+        async with _child(Tree(root=empty), request, pass_fds=fds) as child:
+            done = await child.done()
+    return PackedLayer(
+        diff_id=Digest(f"sha256:{done['digest']}"), size_bytes=done["size"], is_empty=not done["members"]
+    )
+
+
 async def list_changes(upper: Path, below: int, *, ignored: Collection[str] = ()) -> list[tuple[int, str]]:
     """Return kind (0 modified, 1 added, 2 deleted) and absolute path of each change. Parameters as above."""
     request = {"do": "changes", "below": below, "ignored": list(ignored)}

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mounts of one RUN: what they mean for the cache's key, and, when it must run, where they are.
+
+Source: Dockerfile reference, RUN --mount.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+import anyio.to_thread
+
+from proa.build.mounts import RunMount, parse_mount
+from proa.build.parser import Stage
+from proa.engine.building.context import Context
+from proa.engine.building.request import BuildRequest
+from proa.engine.building.state import StageState
+from proa.engine.building.transcript import Voice
+from proa.engine.building.trees import BuildTrees
+from proa.engine.container import MountPoint
+from proa.image.shellwords import expand
+from proa.model.errors import InvalidParameter, NotFound
+from proa.storage.files.gather import Gatherer
+
+SECRETS_DIR = "/run/secrets"
+SCRIPTS_DIR = "/dev/pipes"
+
+
+class Surroundings(Protocol):
+    """What mounts need of their build."""
+
+    @property
+    def request(self) -> BuildRequest: ...
+    @property
+    def context(self) -> Context: ...
+    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState: ...
+
+
+class Mounting:
+    """Collects mounts (``add``), then makes them (``mount``) for as long as ``stack`` lasts.
+
+    :ivar keys: what the result of the command depends on.
+    :ivar points: the container's mounts, ``env`` its variables; filled by ``mount``.
+    """
+
+    def __init__(
+        self, trees: BuildTrees, around: Surroundings, stage: Stage, voice: Voice, stack: AsyncExitStack
+    ) -> None:
+        self._trees = trees
+        self._around = around
+        self._stage = stage
+        self._voice = voice
+        self._stack = stack
+        self._wanted: list[tuple[RunMount, StageState | None]] = []
+        self._scripts: list[tuple[str, bytes]] = []
+        self.keys: list[object] = []
+        self.points: list[MountPoint] = []
+        self.env: list[str] = []
+
+    async def add(self, text: str, variables: dict[str, str], escape: str, workdir: str) -> None:
+        """Take one ``--mount``. Raises InvalidParameter, NoSuchImage."""
+        wanted = parse_mount(text, lambda word: expand(word, variables, escape=escape), workdir)
+        if wanted.type == "ssh":
+            if wanted.required:
+                raise InvalidParameter(
+                    "RUN --mount=type=ssh: the classic build API has no way to reach the client's SSH agent"
+                )
+            return
+        if wanted.type == "secret" and not self._has_secret(wanted):
+            return
+        if wanted.type == "cache" and (wanted.origin or wanted.source):
+            raise InvalidParameter("RUN --mount=type=cache with from= or source= is not supported")
+        origin = None
+        if wanted.type == "bind" and wanted.origin:
+            origin = await self._around.origin(wanted.origin, self._stage, self._voice)
+        self._wanted.append((wanted, origin))
+        described: list[object] = [wanted.type, wanted.target, wanted.id, wanted.size_bytes, wanted.env]
+        if wanted.type == "bind":
+            described.append(await self._digest(wanted, origin))
+        self.keys.append(described)
+
+    def add_script(self, name: str, text: str) -> str:
+        """Take a here-document with an interpreter of its own; return where the file will be."""
+        self._scripts.append((name, text.encode(errors="surrogateescape")))
+        self.keys.append(["script", text])
+        return f"{SCRIPTS_DIR}/{name.replace('/', '_')}"
+
+    async def mount(self) -> None:
+        """Make all of them. Raises InvalidParameter when a source is not there."""
+        for wanted, origin in self._wanted:
+            if wanted.type == "tmpfs":
+                options = (f"size={wanted.size_bytes}",) if wanted.size_bytes else ()
+                self.points.append(
+                    MountPoint(type="tmpfs", destination=wanted.target, rw=True, options=options)
+                )
+            elif wanted.type == "cache":
+                path = await self._stack.enter_async_context(self._trees.cache(wanted))
+                self._bind(str(path), wanted.target, rw=not wanted.read_only)
+            elif wanted.type == "secret":
+                self._mount_secret(wanted)
+            else:
+                await self._mount_tree(wanted, origin)
+        for name, data in self._scripts:
+            script = RunMount(type="secret", mode=0o755)
+            path = self._stack.enter_context(self._trees.secret(data, script))
+            self._bind(str(path), f"{SCRIPTS_DIR}/{name.replace('/', '_')}", rw=False)
+        # A mount below another must come after it, or it would be hidden.
+        self.points.sort(key=lambda point: point.destination.count("/"))
+
+    def _bind(self, source: str, target: str, *, rw: bool) -> None:
+        self.points.append(
+            MountPoint(type="bind", source=source, destination=target, rw=rw, propagation="rprivate")
+        )
+
+    def _has_secret(self, wanted: RunMount) -> bool:
+        if _secret_id(wanted) in self._around.request.secrets:
+            return True
+        if wanted.required:
+            raise InvalidParameter(f"secret {_secret_id(wanted)}: not found")
+        return False
+
+    def _mount_secret(self, wanted: RunMount) -> None:
+        name = _secret_id(wanted)
+        data = self._around.request.secrets[name]
+        if wanted.env:
+            self.env.append(f"{wanted.env}={data.decode(errors='surrogateescape')}")
+            if not wanted.target:
+                return
+        path = self._stack.enter_context(self._trees.secret(data, wanted))
+        self._bind(str(path), wanted.target or f"{SECRETS_DIR}/{name}", rw=False)
+
+    async def _mount_tree(self, wanted: RunMount, origin: StageState | None) -> None:
+        lowers = [self._around.context.path]
+        if origin is not None:
+            lowers = self._trees.lowers(origin.diff_ids)
+        try:
+            path = await self._stack.enter_async_context(
+                self._trees.mounted(lowers, wanted.source, writable=not wanted.read_only)
+            )
+        except NotFound:
+            raise InvalidParameter(f"mount source {wanted.source}: not found") from None
+        self._bind(str(path), wanted.target, rw=not wanted.read_only)
+
+    async def _digest(self, wanted: RunMount, origin: StageState | None) -> str:
+        """Return the digest of what a bind mount shows. A stage's is that of its layers: nothing is read."""
+        if origin is not None:
+            text = " ".join([wanted.source, *origin.diff_ids])
+            return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+        digest = hashlib.sha256()
+        gatherer = Gatherer(self._around.context.root, kept=lambda _: True, with_owners=False)
+        try:
+            await anyio.to_thread.run_sync(
+                gatherer.gather, posixpath.normpath("/" + wanted.source).lstrip("/"), digest
+            )
+        except OSError:
+            raise InvalidParameter(f"mount source {wanted.source}: not found") from None
+        return digest.hexdigest()
+
+
+def _secret_id(wanted: RunMount) -> str:
+    return wanted.id or wanted.target.rpartition("/")[2]

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a build is asked for. Source: Engine API, ImageBuild."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from proa.model.config import HostConfig
+from proa.model.registry import Credentials
+
+Tell = Callable[[Mapping[str, object]], None]
+"""Takes messages as the Engine API's stream has them (stream, aux; a pull's)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """POST /build, decoded.
+
+    :ivar build_args: None for a value that the client did not have.
+    :ivar host: limits, network and the like of the containers that run steps.
+    :ivar credentials: by registry, as the client wrote it.
+    :ivar secrets: for ``RUN --mount=type=secret``, by id.
+    :ivar remote: the address of the context, "" when it is in the request's body.
+    """
+
+    dockerfile: str = "Dockerfile"
+    tags: tuple[str, ...] = ()
+    remote: str = ""
+    build_args: Mapping[str, str | None] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    target: str = ""
+    no_cache: bool = False
+    cache_from: tuple[str, ...] = ()
+    pull: bool = False
+    remove: bool = True
+    quiet: bool = False
+    squash: bool = False
+    platform: str = ""
+    host: HostConfig = field(default_factory=HostConfig)
+    credentials: Mapping[str, Credentials] = field(default_factory=dict)
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)

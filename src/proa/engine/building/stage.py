@@ -1,0 +1,501 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds one stage: its steps in order, each found in the cache or done.
+
+The key of a step that changes files says what its result depends on and nothing else: the layers below by
+their digests, the instruction after expansion, the digests of what it reads. So a label changed above a RUN
+does not run it again. A step that only changes the configuration costs nothing; it is in the cache for the
+time it was first made, so that the same build gives the same image.
+
+Source: Dockerfile reference; Docker Engine, builder/dockerfile, for the words of the messages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace as replace_command
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from proa.build.cache import BuildCache, CachedStep, step_key
+from proa.build.errors import DockerfileError
+from proa.build.parser import Instruction, Stage, parse_trigger
+from proa.engine.building.context import Context
+from proa.engine.building.copying import (
+    CopyWords,
+    Download,
+    Tree,
+    is_remote,
+    make_plan,
+    plan_copy,
+    read_words,
+)
+from proa.engine.building.mounting import Mounting
+from proa.engine.building.request import BuildRequest
+from proa.engine.building.running import Command, Runner
+from proa.engine.building.state import DEFAULT_PATH, StageState, now_text
+from proa.engine.building.transcript import Voice
+from proa.engine.building.trees import BuildTrees
+from proa.host.mount import Resolve, openat2
+from proa.image.catalog import LayerRecord
+from proa.image.changes import CONFIG_INSTRUCTIONS, DEFAULT_SHELL, apply_instruction
+from proa.image.content import Spooled
+from proa.image.images import Images
+from proa.image.shellwords import expand, split_words
+from proa.image.store import Session
+from proa.model.config import ContainerConfig, HostConfig
+from proa.model.errors import InvalidParameter
+from proa.model.ids import Digest
+from proa.model.image import Image
+from proa.storage.files import trees as file_trees
+from proa.storage.files.trees import PackedLayer
+
+_NOP = "/bin/sh -c #(nop) "
+WriteLayer = Callable[[int], Awaitable[PackedLayer]]
+
+
+class Surroundings(Protocol):
+    """What a stage needs of its build."""
+
+    @property
+    def request(self) -> BuildRequest: ...
+    @property
+    def host(self) -> HostConfig: ...
+    @property
+    def context(self) -> Context: ...
+    @property
+    def escape(self) -> str: ...
+    @property
+    def cache_sources(self) -> Sequence[Image]: ...
+
+    async def base(self, stage: Stage, voice: Voice) -> StageState:
+        """Return the state a stage begins with."""
+        ...
+
+    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState:
+        """Return what ``--from=name`` means: a stage, by name or number, or an image."""
+        ...
+
+    async def download(self, instruction: Instruction, source: str, stack: AsyncExitStack) -> Download:
+        """Fetch a source of ADD for as long as the stack lasts."""
+        ...
+
+    def next_step(self, stage: Stage) -> str:
+        """Return "3/8"."""
+        ...
+
+
+class Tools(Protocol):
+    """What is the same for all builds."""
+
+    @property
+    def images(self) -> Images: ...
+    @property
+    def cache(self) -> BuildCache: ...
+    @property
+    def trees(self) -> BuildTrees: ...
+    @property
+    def runner(self) -> Runner: ...
+
+
+class StageBuild:
+    """One stage being built."""
+
+    def __init__(
+        self, tools: Tools, around: Surroundings, stage: Stage, session: Session, voice: Voice
+    ) -> None:
+        self._tools = tools
+        self._around = around
+        self._stage = stage
+        self._session = session
+        self._voice = voice
+
+    async def run(self) -> StageState:
+        """Do all steps; return what the stage has become. Raises EngineError."""
+        stage = self._stage
+        self._announce(stage.origin.text)
+        state = await self._around.base(stage, self._voice)
+        self._say_id(state)
+        state.config = _with_path(replace(state.config, image=""))
+        triggers = state.config.on_build or []
+        if triggers:
+            state.config = replace(state.config, on_build=None)
+            plural = "" if len(triggers) == 1 else "s"
+            self._voice.say(f"# Executing {len(triggers)} build trigger{plural}\n")
+        for text in triggers:
+            await self._step(state, parse_trigger(text, stage.origin.line))
+        for instruction in stage.instructions:
+            self._announce(instruction.text)
+            await self._step(state, instruction)
+        return state
+
+    def _announce(self, text: str) -> None:
+        self._voice.say(f"Step {self._around.next_step(self._stage)} : {text}\n")
+
+    async def _step(self, state: StageState, instruction: Instruction) -> None:
+        try:
+            if instruction.name == "RUN":
+                await self._run(state, instruction)
+            elif instruction.name in ("COPY", "ADD"):
+                await self._copy(state, instruction)
+            elif instruction.name == "WORKDIR":
+                await self._workdir(state, instruction)
+            else:
+                self._configure(state, instruction)
+        except DockerfileError:
+            raise
+        except InvalidParameter as error:
+            if type(error) is not InvalidParameter:
+                raise
+            raise DockerfileError(instruction.line, error.message) from error
+        self._say_id(state)
+
+    def _say_id(self, state: StageState) -> None:
+        has_image = state.layers or state.history or state.image_id
+        self._voice.say(f" ---> {state.short_id() if has_image else ''}\n")
+
+    # --- instructions that change the configuration only ---
+
+    def _configure(self, state: StageState, instruction: Instruction) -> None:
+        name, escape = instruction.name, self._around.escape
+        variables = state.scope.variables(state.config.env)
+        if name == "ARG":
+            state.scope.declare(instruction, state.config.env, escape)
+            shown = _expand_all(instruction.rest, variables, escape)
+        elif name == "MAINTAINER":
+            state.author = instruction.rest
+            shown = instruction.rest
+        else:
+            assert name in CONFIG_INSTRUCTIONS
+            flags = "".join(f"--{key}={value} " for key, value in instruction.flags)
+            state.config = apply_instruction(
+                state.config,
+                name,
+                flags + instruction.rest if instruction.rest else "[]",
+                cmd_is_set=state.cmd_is_set,
+                arguments=state.scope.variables(None),
+                escape=escape,
+            )
+            if name == "CMD":
+                state.cmd_is_set = True
+            shown = self._shown(state, instruction, variables)
+        self._note(state, f"{_NOP} {name} {shown}")
+
+    def _shown(self, state: StageState, instruction: Instruction, variables: dict[str, str]) -> str:
+        if instruction.name in ("CMD", "ENTRYPOINT"):
+            value = state.config.cmd if instruction.name == "CMD" else state.config.entrypoint
+            words = value if isinstance(value, list) else []
+            return "[" + " ".join(json.dumps(word, ensure_ascii=False) for word in words) + "]"
+        if instruction.name in ("HEALTHCHECK", "ONBUILD", "SHELL") or instruction.words is not None:
+            return instruction.rest
+        return _expand_all(instruction.rest, variables, self._around.escape)
+
+    def _note(self, state: StageState, created_by: str) -> None:
+        """Enter a step without a layer, with the time it was first made."""
+        key = step_key("note", state.key, created_by)
+        known = self._find(state, key, created_by, layered=False)
+        if known is None:
+            known = self._tools.cache.put(key, description=created_by, created=now_text())
+        state.add(created_by, known.created, None)
+
+    # --- steps with layers ---
+
+    async def _workdir(self, state: StageState, instruction: Instruction) -> None:
+        state.config = apply_instruction(
+            state.config,
+            "WORKDIR",
+            instruction.rest,
+            cmd_is_set=state.cmd_is_set,
+            arguments=state.scope.variables(None),
+            escape=self._around.escape,
+        )
+        path = state.workdir
+        created_by = f"{_NOP} WORKDIR {path}"
+        with self._tools.trees.open_layers(state.diff_ids) as below:
+            if _is_directory(below, path):
+                self._note(state, created_by)
+                return
+
+        async def write(out: int) -> PackedLayer:
+            items = [("make", -1, "", path, "", False)]
+            plan = {"time": int(time.time()), "owner": "", "mode": "", "clear_owner": True, "items": items}
+            return await self._assemble(state, plan, set(), out)
+
+        await self._layered(state, step_key("workdir", state.diff_ids, path), created_by, write)
+
+    async def _copy(self, state: StageState, instruction: Instruction) -> None:
+        name, escape = instruction.name, self._around.escape
+        variables = state.scope.variables(state.config.env)
+
+        def put_in(text: str) -> str:
+            return expand(text, variables, escape=escape)
+
+        words = read_words(instruction, variables, escape, state.workdir)
+        owner, mode = put_in(instruction.flag("chown")), put_in(instruction.flag("chmod"))
+        excludes = [put_in(pattern) for pattern in instruction.all_flags("exclude")]
+        async with AsyncExitStack() as stack:
+            tree = await self._source_tree(instruction, put_in(instruction.flag("from")), stack)
+            downloads = await self._downloads(instruction, words, stack)
+            plan = await plan_copy(instruction, words, tree, downloads, excludes)
+            flags = [f"--{key}={value}" for key, value in (("chown", owner), ("chmod", mode)) if value]
+            shown = " ".join([name, *flags, f"{plan.kind}:{plan.digest}", "in", words.destination])
+            link = instruction.switch("link") and not owner.strip("0123456789:")
+            below = () if link else state.diff_ids
+
+            async def write(out: int) -> PackedLayer:
+                document = make_plan(plan, owner=owner, mode=mode, clear_owner=tree.is_context)
+                return await self._assemble(state, document, plan.trees, out, link=link)
+
+            unpacks = not instruction.all_flags("unpack") or instruction.switch("unpack")
+            key = step_key("copy", below, shown, tree.is_context, unpacks)
+            await self._layered(state, key, f"{_NOP} {shown} ", write)
+
+    async def _source_tree(self, instruction: Instruction, origin: str, stack: AsyncExitStack) -> Tree:
+        if not origin:
+            context = self._around.context
+            return Tree(root=context.root, keeps=context.keeps, is_context=True)
+        source = await self._around.origin(origin, self._stage, self._voice)
+        root = stack.enter_context(self._tools.trees.open_layers(source.diff_ids))
+        if root < 0:
+            root = os.open(self._tools.trees.empty, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, root)
+        return Tree(root=root)
+
+    async def _downloads(
+        self, instruction: Instruction, words: CopyWords, stack: AsyncExitStack
+    ) -> list[Download]:
+        if instruction.name != "ADD":
+            if any(is_remote(source) for source in words.sources):
+                raise InvalidParameter("source can't be a URL for COPY")
+            return []
+        return [
+            await self._around.download(instruction, source, stack)
+            for source in words.sources
+            if is_remote(source)
+        ]
+
+    async def _assemble(
+        self, state: StageState, plan: dict[str, object], trees: set[int], out: int, *, link: bool = False
+    ) -> PackedLayer:
+        with self._tools.trees.open_layers(() if link else state.diff_ids) as below:
+            return await file_trees.assemble_layer(
+                plan, trees=trees, below=below, out=out, empty=self._tools.trees.empty
+            )
+
+    async def _run(self, state: StageState, instruction: Instruction) -> None:
+        variables = state.scope.variables(state.config.env)
+        async with AsyncExitStack() as stack:
+            mounting = Mounting(self._tools.trees, self._around, self._stage, self._voice, stack)
+            network = _network(instruction, self._around.host)
+            argv = self._argv(state, instruction, mounting)
+            for text in instruction.all_flags("mount"):
+                await mounting.add(text, variables, self._around.escape, state.workdir)
+            arguments = state.scope.arguments(state.config.env)
+            shown = " ".join(argv)
+            prefix = [f"{name}={value}" for name, value in sorted(arguments.items())]
+            created_by = f"|{len(prefix)} {' '.join(prefix)} {shown} " if prefix else shown
+            key = step_key(
+                "run",
+                state.diff_ids,
+                argv,
+                prefix,
+                sorted(state.config.env or ()),
+                (state.config.user, state.workdir, network.network_mode, sorted(network.extra_hosts or ())),
+                mounting.keys,
+            )
+            await self._cached_or_run(
+                state,
+                key,
+                created_by,
+                Command(
+                    argv=tuple(argv),
+                    shown=shown,
+                    image_id=Digest(state.image_id or "sha256:" + "0" * 64),
+                    layers=state.diff_ids,
+                    config=replace(state.config, env=[*(state.config.env or ()), *prefix]),
+                    host=network,
+                    extra_env=tuple(
+                        f"{name}={value}"
+                        for name, value in state.scope.hidden_arguments(state.config.env).items()
+                    ),
+                ),
+                mounting,
+            )
+
+    async def _cached_or_run(
+        self, state: StageState, key: str, created_by: str, command: Command, mounting: Mounting
+    ) -> None:
+        known = self._find(state, key, created_by, layered=True)
+        if known is not None and await self._take(state, known, created_by):
+            return
+        await mounting.mount()
+        command = replace_command(
+            command, mounts=tuple(mounting.points), extra_env=(*command.extra_env, *mounting.env)
+        )
+        runner, voice = self._tools.runner, self._voice
+
+        async def speak(text: str) -> None:
+            voice.say(text)
+            await voice.room()
+
+        container_id = runner.create(command)
+        voice.say(f" ---> Running in {container_id[:12]}\n")
+        keeps = False
+        try:
+            await runner.run(container_id, command, speak)
+
+            async def write(out: int) -> PackedLayer:
+                return await runner.pack(container_id, command, out)
+
+            await self._store(state, key, created_by, write)
+            keeps = not self._around.request.remove
+        finally:
+            if keeps:
+                runner.keep(container_id)
+            else:
+                await runner.remove(container_id)
+        if not keeps:
+            voice.say(f"Removing intermediate container {container_id[:12]}\n")
+
+    def _argv(self, state: StageState, instruction: Instruction, mounting: Mounting) -> list[str]:
+        if instruction.words is not None:
+            return list(instruction.words)
+        shell = list(state.config.shell or DEFAULT_SHELL)
+        docs = instruction.heredocs
+        if not docs:
+            return [*shell, instruction.rest]
+        words = split_words(instruction.rest, self._around.escape)
+        if len(words) == 1 and len(docs) == 1:
+            doc = docs[0]
+            text = doc.content
+            if text.startswith("#!"):
+                return [mounting.add_script(doc.name, text)]
+            return [*shell, text]
+        return [*shell, "\n".join([instruction.rest, *(f"{doc.text}{doc.name}" for doc in docs)]) + "\n"]
+
+    # --- the cache ---
+
+    def _find(self, state: StageState, key: str, created_by: str, *, layered: bool) -> CachedStep | None:
+        if self._around.request.no_cache:
+            return None
+        known = self._tools.cache.find(key)
+        if known is None:
+            known = self._find_in_images(state, key, created_by, layered=layered)
+        return known
+
+    def _find_in_images(
+        self, state: StageState, key: str, created_by: str, *, layered: bool
+    ) -> CachedStep | None:
+        """Look for the step in the images of ``--cache-from``: one that began as this stage did, and went on
+        with it."""
+        past = [step.created_by for step in state.history]
+        for image in self._around.cache_sources:
+            steps = image.history
+            if len(steps) <= len(past) or steps[len(past)].created_by != created_by:
+                continue
+            if [step.created_by for step in steps[: len(past)]] != past:
+                continue
+            below = sum(1 for step in steps[: len(past)] if not step.empty_layer)
+            if image.layers[:below] != state.diff_ids:
+                continue
+            step = steps[len(past)]
+            if step.empty_layer:
+                return self._tools.cache.put(key, description=created_by, created=step.created)
+            if not layered or below >= len(image.layers):
+                continue
+            diff_id = image.layers[below]
+            blob = self._tools.images.store.catalog.find_blob(diff_id)
+            if blob is not None:
+                return self._tools.cache.put(
+                    key,
+                    description=created_by,
+                    created=step.created,
+                    layer=LayerRecord(diff_id=diff_id, blob=blob),
+                    size_bytes=image.layer_sizes.get(diff_id, 0),
+                )
+        return None
+
+    async def _take(self, state: StageState, known: CachedStep, created_by: str) -> bool:
+        """Take a step from the cache; False when its layer is gone."""
+        if known.layer is not None:
+            held = await self._session.hold_stored(known.layer)
+            if not held:
+                return False
+        self._voice.say(" ---> Using cache\n")
+        state.add(created_by, known.created, known.layer)
+        return True
+
+    async def _layered(self, state: StageState, key: str, created_by: str, write: WriteLayer) -> None:
+        known = self._find(state, key, created_by, layered=True)
+        if known is not None and await self._take(state, known, created_by):
+            return
+        await self._store(state, key, created_by, write)
+
+    async def _store(self, state: StageState, key: str, created_by: str, write: WriteLayer) -> None:
+        """Have the step's layer written and stored; enter it in the stage and in the cache."""
+        images = self._tools.images.store
+        layer: LayerRecord | None = None
+        async with images.open_spool() as spool:
+            path, out = spool.open_file()
+            try:
+                packed = await write(out)
+            finally:
+                os.close(out)
+            if not packed.is_empty:
+                spooled = Spooled(path=path, digest=packed.diff_id, size=packed.size_bytes)
+                layer = await self._session.add_layer(await self._session.keep(spooled), packed.diff_id)
+        state.is_cached = False
+        step = self._tools.cache.put(
+            key,
+            description=created_by,
+            created=now_text(),
+            layer=layer,
+            size_bytes=packed.size_bytes if layer else 0,
+        )
+        state.add(created_by, step.created, layer)
+
+
+def _network(instruction: Instruction, host: HostConfig) -> HostConfig:
+    security = instruction.flag("security")
+    if security not in ("", "sandbox"):
+        raise InvalidParameter(
+            f"RUN --security={security} is not supported: a build has the privileges of an ordinary container"
+        )
+    if instruction.all_flags("device"):
+        raise InvalidParameter("RUN --device is not supported: a build gets no devices of the host")
+    network = instruction.flag("network")
+    if network in ("", "default"):
+        return host
+    if network not in ("none", "host"):
+        raise InvalidParameter(f'unsupported network mode "{network}"')
+    if network == "host" and host.network_mode != "host":
+        raise InvalidParameter(
+            "RUN --network=host is only allowed in a build with --network=host: "
+            "it gives the host's network away"
+        )
+    return replace(host, network_mode=network)
+
+
+def _expand_all(text: str, variables: dict[str, str], escape: str) -> str:
+    return " ".join(expand(word, variables, escape=escape) for word in split_words(text, escape))
+
+
+def _with_path(config: ContainerConfig) -> ContainerConfig:
+    if any(entry.startswith("PATH=") for entry in config.env or ()):
+        return config
+    return replace(config, env=[*(config.env or ()), DEFAULT_PATH])
+
+
+def _is_directory(below: int, path: str) -> bool:
+    if below < 0:
+        return path == "/"
+    try:
+        flags = os.O_PATH | os.O_DIRECTORY
+        os.close(openat2(below, path, flags, resolve=Resolve.IN_ROOT | Resolve.NO_MAGICLINKS))
+    except OSError:
+        return False
+    return True

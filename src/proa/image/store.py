@@ -28,7 +28,7 @@ from anyio import to_thread
 from proa.host.database import Database
 from proa.image.catalog import Catalog, Entry, LayerRecord
 from proa.image.config import ImageConfig, make_image
-from proa.image.content import ContentStore, Spool, Spooled
+from proa.image.content import ContentStore, Spool, Spooled, digest_of
 from proa.image.layer_store import LayerStore
 from proa.image.reference import Reference
 from proa.model.errors import EngineError
@@ -198,7 +198,10 @@ class Session:
         return self._store.content.has(layer.blob) and self._store.has_layer(layer.diff_id)
 
     async def put_blob(self, data: bytes) -> Digest:
-        """Store a small blob, durably."""
+        """Store a small blob, durably. Idempotent."""
+        digest = digest_of(data)
+        if await self.hold_blob(digest):
+            return digest
         async with self._store.open_spool() as spool:
             return await self.keep(spool.write(data))
 

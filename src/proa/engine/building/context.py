@@ -3,14 +3,14 @@
 
 It goes the way of an image's layer (parsed in the confined child, written as an EROFS image, bounded by the
 same limits) into a store of its own, and is mounted: so it is never unpacked, and COPY reads it as it reads
-any other tree. A daemon that is killed leaves it behind, and the next one removes it.
+any other tree. The latest ones stay for a while; a daemon that starts removes what an earlier one had.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from proa.storage.layers import Layers
 
 BATCH_BYTES = 1 << 20  # handed to a worker thread at a time
 IGNORE_FILE_MAX = 1 << 20
+KEPT = 8  # contexts kept for the next build
+KEPT_BYTES = 512 << 20  # that they may take together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +45,14 @@ class Context:
 
 
 class Contexts:
-    """The contexts of the builds under way."""
+    """The contexts of the builds under way, and of the latest ones: the next build often has the same."""
 
     def __init__(self, layers: Layers, store: ImageStore) -> None:
         self._layers = layers
         self._store = store
         self._users: Counter[Digest] = Counter()
+        self._choosing = anyio.Lock()  # for a moment before a user counts, and around every removal
+        self._latest: OrderedDict[Digest, int] = OrderedDict()  # and their bytes, the latest last
 
     async def open(self) -> None:
         """Remove what a killed daemon left."""
@@ -61,6 +65,19 @@ class Contexts:
 
         :raises InvalidParameter: it is broken, or exceeds a limit.
         """
+        diff_id = await self._store_tar(stream)
+        try:
+            root = os.open(self._layers.mount(diff_id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                yield root
+            finally:
+                os.close(root)
+        finally:
+            self._users[diff_id] -= 1
+            with anyio.CancelScope(shield=True):
+                await self._keep_latest(diff_id)
+
+    async def _store_tar(self, stream: AsyncIterator[bytes]) -> Digest:
         async with self._store.open_spool() as spool:
             file = spool.create()
             try:
@@ -69,23 +86,31 @@ class Contexts:
                 spooled = file.finish()
             finally:
                 file.abort()
+            async with self._choosing:
+                # Of a plain tar the digest is its name in the store.
+                if self._layers.exists(spooled.digest):
+                    self._users[spooled.digest] += 1
+                    return spooled.digest
             if not spooled.size:
                 await self._store.in_thread(spooled.path.write_bytes, bytes(1024))  # a tar of nothing
             stored = await self._layers.add(spooled.path)
-        self._users[stored.diff_id] += 1
-        try:
-            path = self._layers.mount(stored.diff_id)
-            root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                yield root
-            finally:
-                os.close(root)
-        finally:
-            self._users[stored.diff_id] -= 1
-            if not self._users[stored.diff_id]:
-                del self._users[stored.diff_id]
-                with anyio.CancelScope(shield=True):
-                    await self._layers.remove([stored.diff_id])
+            self._users[stored.diff_id] += 1
+            return stored.diff_id
+
+    async def _keep_latest(self, diff_id: Digest) -> None:
+        """Keep this one for the next build, and let go of those that are too many or too large."""
+        async with self._choosing:
+            self._latest[diff_id] = self._layers.disk_bytes(diff_id)
+            self._latest.move_to_end(diff_id)
+            gone: list[Digest] = []
+            for one in list(self._latest):
+                if len(self._latest) <= KEPT and sum(self._latest.values()) <= KEPT_BYTES:
+                    break
+                if not self._users[one]:
+                    del self._latest[one]
+                    gone.append(one)
+            if gone:
+                await self._layers.remove(gone)
 
 
 async def read_text(root: int, path: str, max_bytes: int) -> str | None:
@@ -116,6 +141,3 @@ async def _batches(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             pending.clear()
     if pending:
         yield bytes(pending)
-
-
-Kept = Callable[[str], bool]

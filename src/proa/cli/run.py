@@ -146,7 +146,7 @@ class Session:
         hijacked = self._client.hijack(routes.CONTAINER_ATTACH, query=query, tty=request.tty, id=self._id)
         with (
             contextlib.closing(hijacked),
-            Waiting(self._client.host, self._id, "removed" if self._remove else "next-exit") as waiting,
+            Waiting(self._client, self._id, "removed" if self._remove else "next-exit") as waiting,
             forwarded_signals(self._client.host, self._id) if self._proxy else contextlib.nullcontext(),
             raw_terminal(wanted=request.tty and request.attach_stdin),
         ):
@@ -168,8 +168,8 @@ class Session:
 class Waiting:
     """A wait for the container's end, registered before its start; on a connection of its own."""
 
-    def __init__(self, host: str, container_id: str, condition: str) -> None:
-        self._host = host
+    def __init__(self, client: Client, container_id: str, condition: str) -> None:
+        self._client = client.sibling()
         self._id = container_id
         self._condition = condition
         self._registered = threading.Event()
@@ -193,10 +193,9 @@ class Waiting:
         return self._status
 
     def _wait(self) -> None:
-        client = Client(self._host)
         try:
             query = {"condition": self._condition}
-            with client.stream(routes.CONTAINER_WAIT, query=query, id=self._id) as response:
+            with self._client.stream(routes.CONTAINER_WAIT, query=query, id=self._id) as response:
                 self._registered.set()
                 self._status = decode(response.read(), ContainerWaited).status_code
         except ClientError as error:

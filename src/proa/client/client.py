@@ -106,6 +106,10 @@ class Client:
     ) -> None:
         self.close()
 
+    def sibling(self) -> Client:
+        """Return a client of the same daemon for another thread, which need not ask for the version again."""
+        return Client(self.host, version=self._version)
+
     def close(self) -> None:
         if self._idle is not None:
             self._idle.close()

@@ -28,6 +28,7 @@ setup: ## Debian packages, the virtual environment, the guest kernel, our native
 	@setup/all.sh $(VENV)
 
 install: setup ## put proa on the PATH
+	$(PYTHON) -m compileall -q src
 	ln -sf $(abspath $(VENV))/bin/proa /usr/local/bin/proa
 
 unit: setup ## tests that need no root and no tools

@@ -8,6 +8,7 @@ import click
 from proa.cli import (
     archives,
     attach,
+    create,
     execute,
     images,
     lifecycle,
@@ -78,7 +79,7 @@ def inspect_image(ctx: click.Context, names: tuple[str, ...], template: str | No
 
 for _command in (
     run.run,
-    run.create,
+    create.create,
     execute.execute,
     logs.logs,
     attach.attach,

@@ -22,7 +22,7 @@ from proa.client.errors import ApiError, ClientError
 # name: (module below proa.cli, attribute, one line of help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("run", "run", "Create and run a new container from an image"),
-    "create": ("run", "create", "Create a new container"),
+    "create": ("create", "create", "Create a new container"),
     "exec": ("execute", "execute", "Execute a command in a running container"),
     "ps": ("listing", "ps", "List containers"),
     "logs": ("logs", "logs", "Fetch the logs of a container"),

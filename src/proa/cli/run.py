@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``proa run`` and ``proa create``. Source: docker run reference."""
+"""``proa run``. Source: docker run reference."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 import click
 
 from proa.cli.context import get_client
-from proa.cli.images import split_tag
 from proa.cli.options import create_options
 from proa.cli.request import build_request
 from proa.cli.terminal import following_size, pump, raw_terminal
+from proa.cli.values import split_tag
 from proa.client.client import Client
 from proa.client.errors import ApiError, ClientError
 from proa.wire import routes
@@ -62,17 +62,6 @@ def run(
         return
     session = Session(client, container_id, request, detach_keys=detach_keys or "", proxy=sig_proxy)
     raise click.exceptions.Exit(session.run())
-
-
-@click.command(context_settings={"allow_interspersed_args": False})
-@create_options
-@click.argument("image")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
-@click.pass_context
-def create(ctx: click.Context, /, image: str, command: tuple[str, ...], **flags: Any) -> None:  # Any: as run
-    """Create a new container from IMAGE, without starting it."""
-    request = build_request(image, command, flags, attach=True)
-    click.echo(create_container(get_client(ctx), request, flags))
 
 
 def create_container(
@@ -157,7 +146,7 @@ class Session:
         hijacked = self._client.hijack(routes.CONTAINER_ATTACH, query=query, tty=request.tty, id=self._id)
         with (
             contextlib.closing(hijacked),
-            Waiting(self._client.host, self._id, "removed" if self._remove else "next-exit") as waiting,
+            Waiting(self._client, self._id, "removed" if self._remove else "next-exit") as waiting,
             forwarded_signals(self._client.host, self._id) if self._proxy else contextlib.nullcontext(),
             raw_terminal(wanted=request.tty and request.attach_stdin),
         ):
@@ -179,8 +168,8 @@ class Session:
 class Waiting:
     """A wait for the container's end, registered before its start; on a connection of its own."""
 
-    def __init__(self, host: str, container_id: str, condition: str) -> None:
-        self._host = host
+    def __init__(self, client: Client, container_id: str, condition: str) -> None:
+        self._client = client.sibling()
         self._id = container_id
         self._condition = condition
         self._registered = threading.Event()
@@ -204,10 +193,9 @@ class Waiting:
         return self._status
 
     def _wait(self) -> None:
-        client = Client(self._host)
         try:
             query = {"condition": self._condition}
-            with client.stream(routes.CONTAINER_WAIT, query=query, id=self._id) as response:
+            with self._client.stream(routes.CONTAINER_WAIT, query=query, id=self._id) as response:
                 self._registered.set()
                 self._status = decode(response.read(), ContainerWaited).status_code
         except ClientError as error:

@@ -17,7 +17,8 @@ from proa.cli.table import print_rows, render
 from proa.cli.times import format_size
 from proa.client.errors import ClientError
 from proa.wire import routes
-from proa.wire.system import API_VERSION, DiskUsage, Info, Version
+from proa.wire.routes import API_VERSION
+from proa.wire.system import DiskUsage, Info, Version
 
 
 @click.command()

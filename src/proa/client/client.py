@@ -13,7 +13,6 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 from urllib.parse import urlencode
@@ -26,9 +25,8 @@ from proa.wire import routes
 from proa.wire.codec import decode
 from proa.wire.errors import ErrorResponse
 from proa.wire.filters import format_filters
-from proa.wire.routes import Route
+from proa.wire.routes import API_VERSION, Route
 from proa.wire.stdio import MULTIPLEXED, FrameReader
-from proa.wire.system import API_VERSION
 
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
 
@@ -41,8 +39,7 @@ def default_host() -> str:
     return os.environ.get("PROA_HOST") or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
 
 
-@dataclass(slots=True)
-class Hijacked:
+class Hijacked(msgspec.Struct, eq=False):
     """The raw connection of an attach or exec: output to read, input to send, half-close.
 
     :ivar multiplexed: output comes in frames of stdout and stderr; otherwise it is a terminal's, raw.
@@ -108,6 +105,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def sibling(self) -> Client:
+        """Return a client of the same daemon for another thread, which need not ask for the version again."""
+        return Client(self.host, version=self._version)
 
     def close(self) -> None:
         if self._idle is not None:

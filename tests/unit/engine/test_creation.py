@@ -58,7 +58,11 @@ async def test_the_record(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize(("count", "config"), [(1000, {}), (20, {"volumes": {"/data": Empty()}})])
-async def test_of_many_with_one_name_one_wins(ground: Ground, count: int, config: dict[str, object]) -> None:
+async def test_of_many_with_one_name_one_wins(
+    ground: Ground,
+    count: int,
+    config: dict[str, Any],  # Any: fields of ContainerConfig
+) -> None:
     async with ground.daemon() as daemon:
         won, lost = [], []
 

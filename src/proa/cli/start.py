@@ -15,10 +15,15 @@ from typing import NoReturn
 
 from proa.cli.main import main
 
+SELDOM = 100_000  # allocations between two collections: none in a command that ends soon
+
 
 def start() -> NoReturn:
     """Run the command line and end this process with its exit status. No thread may be left that matters."""
-    gc.enable()  # the script turned it off for the imports
+    # The script turned it off for its imports, and a command imports more. What is there now stays.
+    gc.freeze()
+    gc.set_threshold(SELDOM)
+    gc.enable()
     status = 1
     try:
         try:

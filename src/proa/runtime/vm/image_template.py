@@ -25,6 +25,7 @@ import logging
 import os
 import secrets
 import shutil
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +228,9 @@ async def _prepare(control: Path, layers: LayersDisk) -> None:
     channel = await Channel.connect(control, Deaf())
     try:
         await channel.request(
-            FrameType.PREPARE, messages.prepare(layers.extents), timeout_s=_PREPARE_TIMEOUT_S
+            FrameType.PREPARE,
+            messages.prepare(layers.extents, now_ns=time.time_ns()),
+            timeout_s=_PREPARE_TIMEOUT_S,
         )
     finally:
         channel.close()

@@ -8,6 +8,7 @@
 # CAP_SYS_RESOURCE can, so they are taken out of the bundle before the runtime sees it (one sed, some 2 ms).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/service.sh"
 
 configure() {
     local runtime=crun
@@ -50,35 +51,13 @@ start() {
             system service --time 0 "unix://$1/podman.sock"' \
         sh "$dir" >"$dir/log" 2>&1 </dev/null &
     echo $! >"$dir/started"
-    for _ in $(seq 100); do
-        if [ -S "$dir/podman.sock" ] && DOCKER_HOST=unix://$dir/podman.sock docker version >/dev/null 2>&1; then
-            echo "unix://$dir/podman.sock"
-            return
-        fi
-        kill -0 "$(cat "$dir/started")" 2>/dev/null || break
-        sleep 0.1
-    done
-    tail -5 "$dir/log" >&2
-    stop
-    exit 1
+    await_socket "$dir/podman.sock"
 }
 
 stop() {
-    local pid
-    pid=$(cat "$dir/started" 2>/dev/null) || return 0
-    kill -TERM "$pid" 2>/dev/null || true
-    for _ in $(seq 100); do
-        kill -0 "$pid" 2>/dev/null || break
-        sleep 0.1
-    done
-    kill -KILL "$pid" 2>/dev/null || true
+    end_service
     rm -rf "$dir"
 }
 
 [ $# = 2 ] || { sed -n '3,4s/^# //p' "$0" >&2; exit 2; }
-mkdir -p "$2"
-dir=$(cd "$2" && pwd)
-case $1 in
-start | stop) "$1" ;;
-*) exit 2 ;;
-esac
+serve "$@"

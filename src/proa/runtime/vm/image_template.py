@@ -51,12 +51,12 @@ from proa.runtime.vm.template import (
     Template,
     Templates,
     load_state,
+    remove_least_used,
     remove_traces,
     save_state,
     synchronise,
 )
 
-KEPT = 8  # the least used goes first
 STARTS = 2  # an image that is started once may not come again
 _PREPARE_TIMEOUT_S = 60.0  # 0.2 s here
 
@@ -219,9 +219,7 @@ class ImageTemplates:
                 kept.append(directory)
             else:
                 shutil.rmtree(directory, ignore_errors=True)
-        kept.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        for directory in kept[KEPT:]:
-            shutil.rmtree(directory, ignore_errors=True)
+        remove_least_used(kept)
 
 
 async def _prepare(control: Path, layers: LayersDisk) -> None:

@@ -14,6 +14,7 @@ from proa.cli import (
     listing,
     logs,
     processes,
+    registries,
     run,
     update,
     values,
@@ -102,3 +103,5 @@ for _command in (archives.load, archives.save, archives.import_, images.tag, ima
     image.add_command(_command)
 image.add_command(images.images, "ls")
 image.add_command(images.rmi, "rm")
+for _command in (registries.pull, registries.push):
+    image.add_command(_command)

@@ -113,10 +113,10 @@ def _htpasswd(name: str, password: str) -> str:
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
 
-def make_certificate(certificate: Path, key: Path) -> None:
-    """Make a self-signed certificate for localhost."""
-    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+def make_certificate(certificate: Path, key: Path, *, name: str = "localhost") -> None:
+    """Make a self-signed certificate."""
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1"]
     subprocess.run(
         ["openssl", *command.split(), *names, "-keyout", key, "-out", certificate],
         check=True,

@@ -29,7 +29,7 @@ from proa.model.ids import Digest, is_digest
 from proa.model.registry import Credentials
 
 TAGS_MAX = 10_000
-TAG_PAGES_MAX = 1000
+TAG_PAGES_MAX = 100
 _TAG_LIST_MAX_BYTES = 4 * 1024 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
@@ -128,7 +128,9 @@ class Repository:
             if following is None or not page:
                 return list(tags)
             target = urlsplit(urljoin(self._url + path, following[1]))
-            path = urlunsplit(("", "", target.path, target.query, ""))
+            before, path = path, urlunsplit(("", "", target.path, target.query, ""))
+            if path == before:
+                break
         raise RegistryFailed("the list of tags does not end")
 
     # --- blobs, in ---

@@ -99,6 +99,26 @@ def test_a_new_image_is_packed_and_comes_back(daemon: Daemon, plain: Registry, i
     assert json.loads(daemon.docker("inspect", name).out)[0]["RootFS"] == before
 
 
+def test_a_digest_survives_although_the_blobs_differ(
+    daemon: Daemon, plain: Registry, locked: Registry, image: str
+) -> None:
+    """The image is here uncompressed; the registry's manifest speaks of packed layers."""
+    name, second = f"{plain.host}/{image}:x", f"{plain.host}/{image}2:x"
+    archive = daemon.base / "x.tar"
+    daemon.docker("save", "-o", str(archive), "busybox")
+    daemon.docker("import", str(archive), name)
+    (digest,) = set(DIGEST.findall(daemon.docker("push", name).out))
+    daemon.docker("pull", name)
+    daemon.docker("tag", name, second)
+    pushed = daemon.docker("push", second).out
+    assert "Mounted from" in pushed
+    assert digest in pushed
+    elsewhere = f"{locked.host}/{image}:x"
+    daemon.docker("tag", name, elsewhere)
+    daemon.docker("login", "-u", "ann", "--password-stdin", locked.host, stdin="secret")
+    assert ": Pushed" in daemon.docker("push", elsewhere).out
+
+
 def test_users(daemon: Daemon, locked: Registry, image: str, config: Path) -> None:
     name = f"{locked.host}/{image}:1"
     daemon.docker("tag", "busybox", name)

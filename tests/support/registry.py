@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 START_TIMEOUT_S = 20.0
-BINARY = shutil.which("docker-registry")
+_FETCHED = Path(sys.executable).with_name("docker-registry")  # setup/docker-registry.sh puts it there
+BINARY = shutil.which("docker-registry") or (str(_FETCHED) if _FETCHED.exists() else None)
 CONFIG = """\
 version: 0.1
 storage:

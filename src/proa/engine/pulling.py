@@ -9,6 +9,7 @@ Source: Engine API, ImageCreate; Docker Engine 28, distribution/pull_v2.go, whos
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ from proa.model.registry import Credentials, Descriptor
 
 if TYPE_CHECKING:
     from proa.distribution.repository import Fetched, Repository
+
+_log = logging.getLogger(__name__)
 
 INDEX_DEPTH = 2  # an index in an index is allowed; nobody needs more
 
@@ -94,12 +97,9 @@ class Pulling:
         *,
         is_asked: bool,
     ) -> None:
-        found = await _find(repositories, target, platform)
-        reporter.say(f"Pulling from {target.path}", id=target.digest or target.tag)
         known = self._images.find(target)
-        async with self._images.store.open_session() as session:
-            image = await self._bring_in(session, found, target, reporter)
-        reporter.say(f"Digest: {found.digest}")
+        digest, image = await self._try_each(repositories, target, platform, reporter)
+        reporter.say(f"Digest: {digest}")
         is_new = known is None or known.id != image.id
         news = "Downloaded newer image" if is_new else "Image is up to date"
         reporter.say(f"Status: {news} for {target.familiar}")
@@ -110,6 +110,24 @@ class Pulling:
                 f"not match the specified platform ({platform})"
             )
         self._events.publish("image", "pull", target.familiar, {"name": target.familiar_name})
+
+    async def _try_each(
+        self, repositories: Sequence[Repository], target: Reference, platform: Platform, reporter: Reporter
+    ) -> tuple[Digest, Image]:
+        """Ask each server until one gives the image. Raises the last one's error."""
+        failure: EngineError
+        for repository in repositories:
+            try:
+                found = await _find(repository, target, platform)
+                reporter.say(f"Pulling from {target.path}", id=target.digest or target.tag)
+                async with self._images.store.open_session() as session:
+                    return found.digest, await self._bring_in(session, found, target, reporter)
+            except RegistryFailed as error:
+                _log.info("pulling %s from %s failed: %s", target, repository.url, error.message)
+                failure = error
+            except NotFound as error:
+                failure = error
+        raise failure
 
     async def _bring_in(
         self, session: Session, found: _Found, target: Reference, reporter: Reporter
@@ -205,19 +223,14 @@ def parse_target(name: str, tag: str) -> Reference:
     return reference.with_tag(tag) if tag else reference
 
 
-async def _find(repositories: Sequence[Repository], target: Reference, platform: Platform) -> _Found:
-    """Ask each server until one has the image. Raises the last server's error, in Docker's words."""
-    failure: RegistryFailed | None = None
-    for repository in repositories:
-        try:
-            top = await repository.get_manifest(target.digest or target.tag)
-        except RegistryFailed as error:
-            failure = error
-            continue
+async def _find(repository: Repository, target: Reference, platform: Platform) -> _Found:
+    """Ask one server. Raises NotFound in Docker's words; RegistryFailed."""
+    try:
+        top = await repository.get_manifest(target.digest or target.tag)
         manifest, data = await _choose(repository, top, platform)
-        return _Found(repository=repository, digest=top.digest, manifest=manifest, data=data)
-    assert failure is not None
-    raise explain(failure, target) from failure
+    except RegistryFailed as error:
+        raise explain(error, target) from error
+    return _Found(repository=repository, digest=top.digest, manifest=manifest, data=data)
 
 
 async def _choose(repository: Repository, top: Fetched, platform: Platform) -> tuple[Manifest, bytes]:
@@ -248,13 +261,11 @@ def _best(index: Index, platform: Platform) -> Descriptor:
 
 
 async def _list_tags(repositories: Sequence[Repository], target: Reference) -> Sequence[str]:
-    failure: RegistryFailed | None = None
     for repository in repositories:
         try:
             return await repository.list_tags()
         except RegistryFailed as error:
             failure = error
-    assert failure is not None
     raise explain(failure, target) from failure
 
 

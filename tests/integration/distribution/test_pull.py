@@ -178,6 +178,16 @@ class TestResuming:
         small = registry.blob_path("a", COMPRESSORS["gzip"](LAYERS[0]))
         assert len(registry.requests_to(small)) == 1, "what had come whole is not asked for again"
 
+    async def test_a_prune_forgets_what_nobody_resumed(self, daemon: Daemon, registry: FakeRegistry) -> None:
+        registry.add_image("a", "1", LAYERS)
+        registry.misdeeds[registry.blob_path("a", COMPRESSORS["gzip"](LAYERS[1]))] = says(404)
+        with pytest.raises(RegistryFailed, match="unknown"):
+            await daemon.pull(f"{registry.host}/a")
+        assert daemon.files("partial")
+        _, freed = await daemon.images.prune({}, used_by=lambda image_id: [])
+        assert daemon.files("partial") == set()
+        assert freed > 0
+
     async def test_a_server_that_knows_no_ranges(self, daemon: Daemon, registry: FakeRegistry) -> None:
         registry.add_image("a", "1", [BIG])
         path = registry.blob_path("a", BIG_BLOB)
@@ -251,6 +261,8 @@ class TestWays:
             await daemon.pull("alpine")
             assert daemon.told[0] == {"status": "Pulling from library/alpine", "id": "1"}
             assert daemon.images.get("alpine:1").references == ("alpine:1",)
+            registry.add_image("library/debian", "1", [make_layer("debian")])
+            registry.blobs.clear()  # a mirror that has only half of an image is as good as none
             with pytest.raises(RegistryFailed, match=r"registry-1\.docker\.io/v2/library/debian/manifests/1"):
                 await daemon.pull("debian")
 

@@ -98,7 +98,8 @@ class FakeRegistry:
     blobs: dict[str, bytes] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
     realm: str = ""
-    tokens: set[str] = field(default_factory=set)
+    tokens: dict[str, list[str]] = field(default_factory=dict)  # with the scopes each is good for
+    mountable: set[str] = field(default_factory=set)  # digests that other repositories have
     misdeeds: dict[str, Misdeed] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     served: Counter[str] = field(default_factory=Counter)
@@ -186,7 +187,7 @@ class FakeRegistry:
         if seen.path == "/token":
             await stream.send(self._token(seen))
         elif not self._knows(seen):
-            await stream.send(answer(401, b"{}", WWW_Authenticate=self._challenge(seen)))
+            await stream.send(answer(401, WWW_Authenticate=self._challenge(seen)))
         else:
             await self.behave(seen, stream)
 
@@ -203,11 +204,32 @@ class FakeRegistry:
             kind, data = self.manifests.get((parts[0], parts[2]), ("", None))
         elif len(parts) == 3 and parts[1] == "blobs":
             data = self.blobs.get(parts[2])
+        if seen.method in ("POST", "PUT"):
+            await stream.send(self._store(seen))
+            return
         if data is None:
             errors = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}
             await stream.send(answer(404, b"" if seen.method == "HEAD" else json.dumps(errors).encode()))
             return
         await self.send_content(seen, stream, data, kind or "application/octet-stream")
+
+    def _store(self, seen: Seen) -> bytes:
+        """Take a blob, in two steps, or a manifest."""
+        path, _, rest = seen.path.removeprefix("/v2/").rpartition("/blobs/uploads/")
+        if seen.method == "POST":
+            if seen.query.get("mount", [""])[0] in self.mountable:
+                self.blobs[seen.query["mount"][0]] = b"mounted"
+                return answer(201, Location=f"/v2/{path}/blobs/{seen.query['mount'][0]}")
+            return answer(202, Location=f"/v2/{path}/blobs/uploads/one?state=x%2Fy")
+        if rest == "one":
+            if sha256(seen.body) != seen.query["digest"][0] or seen.query["state"] != ["x/y"]:
+                return answer(400, b'{"errors": [{"code": "DIGEST_INVALID", "message": "no"}]}')
+            self.blobs[sha256(seen.body)] = seen.body
+            return answer(201)
+        path, _, tag = seen.path.removeprefix("/v2/").rpartition("/manifests/")
+        kind = seen.headers["content-type"]
+        self.manifests[path, tag] = self.manifests[path, sha256(seen.body)] = (kind, seen.body)
+        return answer(201)
 
     async def send_content(
         self, seen: Seen, stream: Stream, data: bytes, kind: str, *, total: int | None = None
@@ -231,8 +253,14 @@ class FakeRegistry:
             return True
         scheme, _, secret = seen.headers.get("authorization", "").partition(" ")
         if self.realm:
-            return scheme == "Bearer" and secret in self.tokens
+            return scheme == "Bearer" and self._wanted_scope(seen) in self.tokens.get(secret, ["none"])
         return scheme == "Basic" and self._is_user(secret)
+
+    def _wanted_scope(self, seen: Seen) -> str:
+        path = seen.path.removeprefix("/v2/").partition("/blobs/")[0].partition("/manifests/")[0]
+        if not path:
+            return ""
+        return f"repository:{path}:{'push' if seen.method in ('POST', 'PUT') else 'pull'}"
 
     def _is_user(self, secret: str) -> bool:
         name, _, password = base64.b64decode(secret).decode().partition(":")
@@ -251,7 +279,11 @@ class FakeRegistry:
         if not refreshed and not (secret and self._is_user(secret)):
             return answer(401, b'{"details": "incorrect username or password"}')
         token = f"token{len(self.tokens)}"
-        self.tokens.add(token)
+        scopes = seen.query.get("scope", []) + form.get("scope", [""])[0].split()
+        self.tokens[token] = [""]
+        for scope in scopes:
+            kind, path, actions = scope.split(":")
+            self.tokens[token] += [f"{kind}:{path}:{action}" for action in actions.split(",")]
         document = {"token": token, "refresh_token": "refresh-ann"}
         return answer(200, json.dumps(document).encode(), Content_Type="application/json")
 

@@ -78,6 +78,7 @@ class Repository:
             and endpoint.url.startswith("https://")
             and not transport.has_authority(endpoint.host)
         )
+        self._settling = anyio.Lock()  # the layers of a push come here together
         self._path = path
         self._credentials = credentials
         self._scopes: Scopes = (f"repository:{path}:{'pull,push' if push else 'pull'}",)
@@ -316,21 +317,22 @@ class Repository:
 
     async def _settle_scheme(self) -> None:
         """Find out once whether an insecure registry speaks TLS; it does when it answers so at all."""
-        if not self._may_be_plain:
-            return
-        try:
-            async with self._transport.send("GET", f"{self._url}/v2/"):
-                pass
-        except Unreachable as secure:
-            plain = "http://" + self._url.removeprefix("https://")
+        async with self._settling:
+            if not self._may_be_plain:
+                return
             try:
-                async with self._transport.send("GET", f"{plain}/v2/"):
+                async with self._transport.send("GET", f"{self._url}/v2/"):
                     pass
-            except RegistryFailed:
-                raise secure from None
-            self._url = plain
-            self._authorizer = Authorizer(self._transport, plain, self._credentials)
-        self._may_be_plain = False
+            except Unreachable as secure:
+                plain = "http://" + self._url.removeprefix("https://")
+                try:
+                    async with self._transport.send("GET", f"{plain}/v2/"):
+                        pass
+                except RegistryFailed:
+                    raise secure from None
+                self._url = plain
+                self._authorizer = Authorizer(self._transport, plain, self._credentials)
+            self._may_be_plain = False
 
 
 def _expect(answer: Answer, *statuses: int) -> None:

@@ -18,7 +18,7 @@ from proa.host.database import Database
 from proa.image.images import Images
 from proa.model.registry import ANONYMOUS, Credentials, RegistrySettings
 from tests.support.fake_registry import FakeRegistry
-from tests.support.images import FakeLayers
+from tests.support.images import FakeLayers, docker_files, make_tar, stream
 
 ENOUGH_S = 30.0  # a test that takes longer hangs
 TIMINGS = Timings(connect_s=20, idle_s=20, document_s=20, window_s=20, tries=3, pause_s=0)
@@ -61,6 +61,22 @@ class Daemon:
                 credentials=credentials,
                 on_progress=lambda line: self.told.append(dict(line)),
             )
+
+    async def push(self, name: str, tag: str = "1", *, credentials: Credentials = ANONYMOUS) -> None:
+        self.told = []
+        with anyio.fail_after(ENOUGH_S):
+            await self.registries.push(
+                name,
+                tag,
+                platform="",
+                credentials=credentials,
+                on_progress=lambda line: self.told.append(dict(line)),
+            )
+
+    async def load(self, name: str, layers: list[bytes]) -> None:
+        """Bring in an image from an archive, its layers uncompressed and without a manifest."""
+        archive = make_tar(docker_files(layers, names=[name]))
+        await self.images.load(stream(archive), on_progress=lambda line: None)
 
     @property
     def statuses(self) -> list[str]:

@@ -92,7 +92,7 @@ class TestBearer:
         assert b"grant_type=refresh_token" in bearer.requests_to("/token")[0].body
 
     async def test_by_registry_token(self, daemon: Daemon, bearer: FakeRegistry) -> None:
-        bearer.tokens.add("given")
+        bearer.tokens["given"] = ["repository:a:pull"]
         await daemon.pull(f"{bearer.host}/a", credentials=Credentials(registry_token="given"))
         assert bearer.requests_to("/token") == []
 

@@ -121,6 +121,8 @@ def test_foreign_layers_are_known_by_kind_and_addresses() -> None:
         ),
         (401, {"errors": [{"code": "DENIED"}]}, "denied: denied"),
         (401, {"details": "incorrect username or password"}, "unauthorized: incorrect username or password"),
+        (401, b"", "unauthorized: authentication required"),
+        (403, {}, "denied: requested access to the resource is denied"),
         (503, b"<html>", "unknown: received unexpected HTTP status: 503 Service Unavailable"),
         (599, {}, "unknown: received unexpected HTTP status: 599"),
     ],

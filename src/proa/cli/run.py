@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from proa.wire.containers import (
 )
 from proa.wire.detach import parse_detach_keys
 
+_IMAGE_MISSING = re.compile("No such image|does not match the specified platform")
 PULL_POLICIES = ("always", "missing", "never")
 EXIT_DAEMON_FAULT = 125
 EXIT_NOT_EXECUTABLE = 126
@@ -113,7 +115,7 @@ def _create(
     try:
         return client.call(routes.CONTAINER_CREATE, query=query, body=request, returns=ContainerCreated)
     except ApiError as error:
-        if error.status != 404 or "No such image" not in str(error) or policy == "never":
+        if error.status != 404 or policy == "never" or not _IMAGE_MISSING.search(str(error)):
             raise
         is_whole = "@" in request.image or split_tag(request.image)[1]
         name = request.image if is_whole else f"{request.image}:latest"

@@ -29,8 +29,9 @@ from proa.engine.networking import check_networking
 from proa.engine.registry import Registry
 from proa.engine.signals import parse_signal
 from proa.image.images import Images
+from proa.image.platform import Platform, parse_platform
 from proa.model.config import ContainerConfig, HostConfig, NetworkingConfig
-from proa.model.errors import InvalidParameter
+from proa.model.errors import InvalidParameter, NotFound
 from proa.model.ids import ContainerId, new_id
 from proa.model.image import Image
 from proa.network.networks import Networks
@@ -58,6 +59,7 @@ class CreateRequest:
     config: ContainerConfig
     host: HostConfig
     networking: NetworkingConfig
+    platform: str = ""  # that the image must be made for; "" for any
 
 
 class Creation:
@@ -92,6 +94,7 @@ class Creation:
         if not request.config.image:
             raise InvalidParameter("no image specified")
         image = self._images.get(request.config.image)
+        _check_platform(image, request)
         config = merge_config(request.config, image.config)
         host = _normalise(request.host)
         argv = command_line(config)
@@ -163,6 +166,24 @@ class Creation:
         if not any(point.name == name for container in self._registry for point in container.mounts):
             await self._volumes.remove(name)
             self._events.publish("volume", "destroy", name, {"driver": "local"})
+
+
+def _check_platform(image: Image, request: CreateRequest) -> None:
+    """Raise NotFound when the image is for another platform: clients pull the right one then.
+
+    Source: Docker Engine 28, daemon/images, matchesPlatform.
+    """
+    if not request.platform:
+        return
+    wanted = parse_platform(request.platform)
+    if wanted.os != "linux":
+        raise InvalidParameter(f'"{request.platform}": unknown operating system or architecture')
+    actual = Platform(os=image.os, architecture=image.architecture, variant=image.variant)
+    if image.architecture and not wanted.rank(actual):
+        raise NotFound(
+            f"image with reference {request.config.image} was found but its platform ({actual}) does not "
+            f"match the specified platform ({wanted})"
+        )
 
 
 def merge_config(config: ContainerConfig, image: ContainerConfig) -> ContainerConfig:

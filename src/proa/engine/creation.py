@@ -13,7 +13,8 @@ import re
 import shlex
 import socket
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,7 +88,7 @@ class Creation:
     async def create(self, request: CreateRequest) -> Created:
         """Check the request and make the container.
 
-        Raises InvalidParameter, NoSuchImage, NameInUse, FeatureMissing, NoSuchNetwork; then nothing is left.
+        Raises InvalidParameter, NoSuchImage, NameInUse, FeatureMissing; then nothing is left.
         """
         name = self._choose_name(request.name)
         runtime = self._hulls.choose(request.host)
@@ -99,9 +100,10 @@ class Creation:
         host = _normalise(request.host)
         argv = command_line(config)
         check_config(config, host)
-        networking = check_networking(config, host, request.networking, self._networks)
         self._hulls.check(runtime, host)
-        points = parse_mounts(config, host, self._registry.get)
+        with _missing_is_invalid():
+            networking = check_networking(config, host, request.networking, self._networks)
+            points = parse_mounts(config, host, self._registry.get)
         check_bind_sources(points, host)
         container_id = ContainerId(new_id())
         if not config.hostname and not host.network_mode.startswith("container:"):
@@ -166,6 +168,18 @@ class Creation:
         if not any(point.name == name for container in self._registry for point in container.mounts):
             await self._volumes.remove(name)
             self._events.publish("volume", "destroy", name, {"driver": "local"})
+
+
+@contextmanager
+def _missing_is_invalid() -> Iterator[None]:
+    """What a request names beside its image is an argument of it, as in Docker.
+
+    The docker command takes a create's 404 for a missing image, whatever it says, and pulls.
+    """
+    try:
+        yield
+    except NotFound as error:
+        raise InvalidParameter(error.message) from error
 
 
 def _check_platform(image: Image, request: CreateRequest) -> None:

@@ -25,7 +25,6 @@ from proa.model.errors import (
     NameInUse,
     NoSuchContainer,
     NoSuchImage,
-    NoSuchNetwork,
     NotFound,
 )
 from proa.model.network import NetworkRequest
@@ -142,7 +141,7 @@ async def test_names_are_chosen(ground: Ground) -> None:
         ({"host": HostConfig(runtime="nope")}, InvalidParameter, "unknown or invalid runtime name: nope"),
         ({"host": HostConfig(runtime="runc")}, InvalidParameter, "runtime runc is not available.*: gone"),
         ({"host": HostConfig(runtime="crun", isolation="vm")}, InvalidParameter, "conflicting options"),
-        ({"host": HostConfig(network_mode="nope")}, NoSuchNetwork, "network nope not found"),
+        ({"host": HostConfig(network_mode="nope")}, InvalidParameter, "network nope not found"),
     ],
 )
 async def test_refusals_leave_nothing(

@@ -31,7 +31,7 @@ from proa.model.registry import Credentials
 TAGS_MAX = 10_000
 TAG_PAGES_MAX = 100
 _TAG_LIST_MAX_BYTES = 4 * 1024 * 1024
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(?:\d{1,18}|\*)")
 _NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
 
 
@@ -195,14 +195,14 @@ class Repository:
 
     # --- blobs, out ---
 
-    async def find_blob(self, digest: Digest) -> int | None:
-        """Return the size of a blob that is there, None when it is not (or may not be seen)."""
+    async def has_blob(self, digest: Digest) -> bool:
+        """Whether a blob is there, and may be seen."""
         async with self._request("HEAD", self._blob_path(digest)) as answer:
             if answer.status in (403, 404):
-                return None
+                return False
             await check(answer, self._transport.timings)
             _expect(answer, 200)
-            return answer.content_length if answer.content_length is not None else -1
+            return True
 
     async def mount_blob(self, digest: Digest, source: str) -> bool:
         """Take a blob over from another repository of this registry. False when the registry will not."""

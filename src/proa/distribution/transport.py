@@ -115,6 +115,8 @@ class Transport:
         self, method: str, url: str, headers: Mapping[str, str], body: Body | bytes | None
     ) -> AsyncIterator[Answer]:
         """One request. Whatever breaks in it, in the block too, is one of our errors."""
+        if not all("!" <= char <= "~" for char in url):  # it may be a stranger's, and is sent as it is
+            raise RegistryFailed(f"{method.title()} {_shown(url)!r}: invalid URL")
         context = await self._context(url)
         data = body() if callable(body) else body
         failing = partial(_failure, method, url, timings=self.timings)

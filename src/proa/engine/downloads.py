@@ -157,7 +157,7 @@ class Downloads:
     @asynccontextmanager
     async def _open(self, repository: Repository, blob: Descriptor, offset: int) -> AsyncIterator[BlobBody]:
         """From the registry; a foreign layer that it does not have, from where the manifest says."""
-        if is_foreign(blob) and await repository.find_blob(blob.digest) is None:
+        if is_foreign(blob) and not await repository.has_blob(blob.digest):
             opened = repository.open_foreign(blob.urls[0], offset)
         else:
             opened = repository.open_blob(blob.digest, offset)

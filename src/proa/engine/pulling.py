@@ -139,6 +139,7 @@ class Pulling:
         known = self._images.store.catalog.find_id(descriptor.digest)
         if known is not None:
             await self._note_manifest(session, known, found)
+        if self._images.store.catalog.find_id(descriptor.digest) is not None:  # not removed meanwhile
             image = self._images.add_names(descriptor.digest, names)
             self._remember(target, image.layers, found.manifest.layers)
             return image
@@ -199,9 +200,11 @@ class Pulling:
     async def _note_manifest(self, session: Session, known: Entry, found: _Found) -> None:
         """Keep the manifest of an image that was here, so that a push gives it the same digest."""
         await session.pin(known)
+        catalog = self._images.store.catalog
         if known.manifest is None and _is_made_of(found.manifest, known.layers):
             manifest = await session.put_blob(found.data)
-            self._images.store.catalog.note_manifest(known.image.id, manifest)
+            if catalog.find_id(known.image.id) is not None:  # not removed meanwhile
+                catalog.note_manifest(known.image.id, manifest)
         elif known.manifest != digest_of(found.data):
             self._images.sources.remember_manifest(known.image.id, found.data)
 

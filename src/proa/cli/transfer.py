@@ -39,7 +39,7 @@ def _show_bars(lines: Iterable[Progress], *, err: bool) -> None:
             _check(line)
             if line.progress_detail is None:
                 if line.status:
-                    bars.console.print(_text(line), markup=False, highlight=False)
+                    bars.console.print(_text(line), markup=False, highlight=False, soft_wrap=True)
                 continue
             if line.id and line.status:
                 if line.id not in tasks:

@@ -116,17 +116,16 @@ class Pulling:
     ) -> tuple[Digest, Image]:
         """Ask each server until one gives the image. Raises the last one's error."""
         failure: EngineError
-        for repository in repositories:
+        for left, repository in zip(range(len(repositories))[::-1], repositories, strict=True):
             try:
                 found = await _find(repository, target, platform)
                 reporter.say(f"Pulling from {target.path}", id=target.digest or target.tag)
                 async with self._images.store.open_session() as session:
                     return found.digest, await self._bring_in(session, found, target, reporter)
-            except RegistryFailed as error:
-                _log.info("pulling %s from %s failed: %s", target, repository.url, error.message)
+            except (RegistryFailed, NotFound) as error:
                 failure = error
-            except NotFound as error:
-                failure = error
+                if left:
+                    _log.info("%s cannot be pulled from %s: %s", target, repository.url, error.message)
         raise failure
 
     async def _bring_in(

@@ -177,6 +177,22 @@ class TestPullAndPush:
         ]
         assert proa("pull", "-q", "alpine").out == "docker.io/library/alpine:latest\n"
 
+    def test_bars_on_a_terminal(
+        self, proa: Proa, daemon: CannedDaemon, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        daemon.answers["POST /images/create"] = progress(
+            {"status": "Pulling from [a]", "id": "1"},
+            {"status": "Pulling fs layer", "progressDetail": {}, "id": "abc"},
+            {"status": "Downloading", "progressDetail": {"current": 1, "total": 2}, "id": "abc"},
+            {"status": "Pull complete", "progressDetail": {}, "id": "abc"},
+            {"status": "Status: " + "x" * 300},
+        )
+        out = proa("pull", "r:1/a:1").out
+        assert "1: Pulling from [a]" in out
+        assert "abc: Pull complete" in out
+        assert "x" * 300 in out, "what is told is not wrapped"
+
     def test_an_error_in_the_stream(self, proa: Proa, daemon: CannedDaemon) -> None:
         message = {"error": "unexpected EOF", "errorDetail": {"message": "unexpected EOF"}}
         daemon.answers["POST /images/create"] = progress({"status": "a"}, message)

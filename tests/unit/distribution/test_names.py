@@ -14,6 +14,7 @@ from proa.distribution.endpoints import (
     login_domain,
 )
 from proa.distribution.proxies import choose_proxy
+from proa.distribution.registries import Registries
 from proa.model.errors import InvalidParameter
 from proa.model.registry import Credentials, RegistrySettings
 
@@ -124,3 +125,9 @@ def test_challenges() -> None:
     assert [one.scheme for one in two] == ["basic", "bearer", "negotiate"]
     assert parse_challenges(["", "=,=", '"'])[:0] == []
     assert parse_challenges(["Basic " + "x" * 100_000]) is not None
+
+
+def test_proxies_are_shown_without_passwords() -> None:
+    environment = {"HTTP_PROXY": "http://user:secret@p:3128/", "https_proxy": "http://q", "NO_PROXY": "a,b"}
+    shown = Registries(RegistrySettings(), environment=environment).proxies()
+    assert shown == ["http://xxxxx:xxxxx@p:3128/", "http://q", "a,b"]

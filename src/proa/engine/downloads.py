@@ -87,6 +87,8 @@ class Downloads:
             with content.partials.using(blob.digest):
                 file = await self._images.store.in_thread(content.partials.resume, blob.digest, blob.size)
                 try:
+                    while not await self._images.store.in_thread(file.catch_up):
+                        pass
                     await self._complete(repository, blob, file, running)
                 finally:
                     file.close()

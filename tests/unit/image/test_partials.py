@@ -12,7 +12,7 @@ import pytest
 
 from proa.host.database import Database
 from proa.image.content import ContentStore
-from proa.image.partials import KEPT_S
+from proa.image.partials import KEPT_S, PartialFile
 from proa.image.sources import BlobSources
 from proa.model.ids import Digest
 from tests.support.images import sha256
@@ -28,12 +28,19 @@ def content(tmp_path: Path) -> ContentStore:
     return store
 
 
+def resume(content: ContentStore, digest: Digest, size: int) -> PartialFile:
+    file = content.partials.resume(digest, size)
+    while not file.catch_up():
+        pass
+    return file
+
+
 def test_goes_on_where_it_stopped(content: ContentStore) -> None:
-    with closing(content.partials.resume(DIGEST, len(DATA))) as file:
+    with closing(resume(content, DIGEST, len(DATA))) as file:
         file.write(DATA[:4000])
         assert not file.is_right
     content.open()  # a new daemon
-    with closing(content.partials.resume(DIGEST, len(DATA))) as file:
+    with closing(resume(content, DIGEST, len(DATA))) as file:
         assert (file.offset, file.missing) == (4000, 6000)
         file.write(DATA[4000:])
         assert file.is_right
@@ -44,7 +51,7 @@ def test_goes_on_where_it_stopped(content: ContentStore) -> None:
 
 
 def test_wrong_content_is_never_right(content: ContentStore) -> None:
-    with closing(content.partials.resume(DIGEST, len(DATA))) as file:
+    with closing(resume(content, DIGEST, len(DATA))) as file:
         file.write(bytes(len(DATA)))
         assert (file.missing, file.is_right) == (0, False)
         file.restart()
@@ -53,10 +60,10 @@ def test_wrong_content_is_never_right(content: ContentStore) -> None:
 
 
 def test_a_stored_blob_survives_what_is_done_to_its_partial_file(content: ContentStore) -> None:
-    with closing(content.partials.resume(DIGEST, len(DATA))) as file:
+    with closing(resume(content, DIGEST, len(DATA))) as file:
         file.write(DATA)
     content.keep_partial(DIGEST)
-    with closing(content.partials.resume(DIGEST, 10)) as file:  # a manifest that lies about the size
+    with closing(resume(content, DIGEST, 10)) as file:  # a manifest that lies about the size
         assert file.offset == 0
         file.write(b"evil")
     assert content.read(DIGEST, 1 << 20) == DATA

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -181,9 +182,10 @@ class Pulling:
         async def bring(diff_id: Digest, layer: Descriptor) -> None:
             try:
                 await self._downloads.fetch(session, found.repository, layer, reporter)
-                reporter.amount(short(layer.digest), "Extracting", 0, layer.size)
-                records[diff_id] = await session.add_layer(layer.digest, diff_id)
-                reporter.amount(short(layer.digest), "Extracting", layer.size, layer.size)
+                told = partial(reporter.amount, short(layer.digest), "Extracting", total=layer.size)
+                told(0)
+                records[diff_id] = await session.add_layer(layer.digest, diff_id, told)
+                told(layer.size)
                 reporter.layer(short(layer.digest), "Pull complete")
             except EngineError as error:
                 failures.append(error)

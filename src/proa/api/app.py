@@ -18,6 +18,8 @@ from proa.api.images import ImageRoutes
 from proa.api.networks import Backend as NetworkBackend
 from proa.api.networks import NetworkRoutes
 from proa.api.refusals import RefusedRoutes
+from proa.api.registries import Backend as RegistryBackend
+from proa.api.registries import RegistryRoutes
 from proa.api.router import Router
 from proa.api.system import Backend as SystemBackend
 from proa.api.system import SystemRoutes
@@ -49,6 +51,8 @@ class Engine(Protocol):
     def volumes(self) -> VolumeBackend: ...
     @property
     def networks(self) -> NetworkBackend: ...
+    @property
+    def registries(self) -> RegistryBackend: ...
 
 
 def build_app(engine: Engine) -> Application:
@@ -58,7 +62,9 @@ def build_app(engine: Engine) -> Application:
     ContainerRoutes(engine.containers, engine.execs).register(router)
     ContainerStreamRoutes(engine.containers).register(router)
     ExecRoutes(engine.execs).register(router)
-    ImageRoutes(engine.images).register(router)
+    registries = RegistryRoutes(engine.registries)
+    registries.register(router)
+    ImageRoutes(engine.images, pull=registries.pull).register(router)
     VolumeRoutes(engine.volumes).register(router)
     NetworkRoutes(engine.networks).register(router)
     RefusedRoutes().register(router)

@@ -15,6 +15,7 @@ from proa.cli import (
     listing,
     logs,
     processes,
+    registries,
     run,
     update,
     values,
@@ -103,3 +104,5 @@ for _command in (archives.load, archives.save, archives.import_, images.tag, ima
     image.add_command(_command)
 image.add_command(images.images, "ls")
 image.add_command(images.rmi, "rm")
+for _command in (registries.pull, registries.push):
+    image.add_command(_command)

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +16,7 @@ import click
 
 from proa.cli.context import get_client
 from proa.cli.options import create_options
+from proa.cli.registries import pull_image
 from proa.cli.request import build_request
 from proa.cli.terminal import following_size, pump, raw_terminal
 from proa.cli.values import split_tag
@@ -27,8 +30,9 @@ from proa.wire.containers import (
     ContainerWaited,
 )
 from proa.wire.detach import parse_detach_keys
-from proa.wire.errors import Progress
 
+_IMAGE_MISSING = re.compile("No such image|does not match the specified platform")
+PULL_POLICIES = ("always", "missing", "never")
 EXIT_DAEMON_FAULT = 125
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
@@ -90,27 +94,23 @@ def _create(
     """Create, and bring in the image first when the daemon does not have it (--pull missing)."""
     query = {"name": flags.get("name"), "platform": flags.get("platform")}
     policy = flags.get("pull") or "missing"
+    if policy not in PULL_POLICIES:
+        raise ClientError(f'invalid pull option: \'{policy}\': must be one of "always", "missing" or "never"')
+    pull = partial(
+        pull_image, client, request.image, platform=flags.get("platform"), quiet=bool(flags.get("quiet"))
+    )
     if policy == "always":
-        _pull(client, request.image, flags)
+        pull()
     try:
         return client.call(routes.CONTAINER_CREATE, query=query, body=request, returns=ContainerCreated)
     except ApiError as error:
-        if error.status != 404 or "No such image" not in str(error) or policy == "never":
+        if error.status != 404 or policy == "never" or not _IMAGE_MISSING.search(str(error)):
             raise
-        name = request.image if split_tag(request.image)[1] else f"{request.image}:latest"
+        is_whole = "@" in request.image or split_tag(request.image)[1]
+        name = request.image if is_whole else f"{request.image}:latest"
         click.echo(f"Unable to find image '{name}' locally", err=True)
-    _pull(client, request.image, flags)
+    pull()
     return client.call(routes.CONTAINER_CREATE, query=query, body=request, returns=ContainerCreated)
-
-
-def _pull(client: Client, image: str, flags: dict[str, Any]) -> None:  # Any: flags
-    repository, tag = split_tag(image)
-    query = {"fromImage": repository, "tag": tag or "latest", "platform": flags.get("platform")}
-    for line in client.iter_json(routes.IMAGE_CREATE, Progress, query=query):
-        if line.error:
-            raise ApiError(500, line.error)
-        if line.status and not flags.get("quiet"):
-            click.echo(line.status, err=True)
 
 
 class Session:

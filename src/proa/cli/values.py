@@ -32,7 +32,12 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 
 def split_tag(name: str) -> tuple[str, str]:
-    """Return repository and tag of a name; a colon before a slash belongs to a registry's port."""
+    """Return repository and tag of a name; a colon before a slash belongs to a registry's port.
+
+    A name with a digest stays whole.
+    """
+    if "@" in name:
+        return name, ""
     repository, separator, tag_ = name.rpartition(":")
     if not separator or "/" in tag_:
         return name, ""

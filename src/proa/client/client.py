@@ -122,6 +122,7 @@ class Client:
         returns: type[T],
         query: Query | None = None,
         body: object = None,
+        headers: Mapping[str, str] | None = None,
         **path: str,
     ) -> T:
         """Make a call and decode its answer; ``returns=NoneType`` for one without content.
@@ -130,7 +131,7 @@ class Client:
         """
         connection = self._take()
         try:
-            response = self._request(connection, route, query, body, path)
+            response = self._request(connection, route, query, body, path, headers)
             data = response.read()
         except BaseException:
             connection.close()
@@ -145,21 +146,34 @@ class Client:
 
     def do(self, route: Route, *, query: Query | None = None, body: object = None, **path: str) -> None:
         """Make a call that has no answer but its success."""
-        self.call(route, returns=type(None), query=query, body=body, **path)
+        self.call(route, returns=type(None), query=query, body=body, headers=None, **path)
 
     @contextmanager
     def stream(
-        self, route: Route, *, query: Query | None = None, body: object = None, **path: str
+        self,
+        route: Route,
+        *,
+        query: Query | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        **path: str,
     ) -> Iterator[Response]:
         """Make a call whose answer is read as it comes; on a connection of its own."""
         with Connection(self.host) as connection:
-            yield self._request(connection, route, query, body, path)
+            yield self._request(connection, route, query, body, path, headers)
 
     def iter_json(
-        self, route: Route, kind: type[T], *, query: Query | None = None, body: object = None, **path: str
+        self,
+        route: Route,
+        kind: type[T],
+        *,
+        query: Query | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        **path: str,
     ) -> Iterator[T]:
         """Yield the JSON documents of an answer, one a line, as they come."""
-        with self.stream(route, query=query, body=body, **path) as response:
+        with self.stream(route, query=query, body=body, headers=headers, **path) as response:
             rest = b""
             for piece in response.iter_bytes():
                 *lines, rest = (rest + piece).split(b"\n")

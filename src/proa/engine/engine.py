@@ -8,6 +8,7 @@ from pathlib import Path
 
 from anyio.abc import TaskGroup
 
+from proa.distribution.registries import Registries as RegistryClient
 from proa.engine.containers import Containers
 from proa.engine.creation import Creation
 from proa.engine.events import EventBus
@@ -18,6 +19,7 @@ from proa.engine.launcher import Launcher
 from proa.engine.lifecycle import Lifecycle
 from proa.engine.networks import Networks
 from proa.engine.queries import Queries
+from proa.engine.registries import Registries
 from proa.engine.registry import Registry
 from proa.engine.removal import Removal
 from proa.engine.restore import Restore
@@ -41,6 +43,7 @@ class Engine:
     images: Images
     volumes: Volumes
     networks: Networks
+    registries: Registries
     system: System
     restore: Restore
 
@@ -54,6 +57,7 @@ class Stores:
     roots: Roots
     volumes: VolumeStore
     networks: NetworkStore
+    registries: RegistryClient
     containers_dir: Path
 
 
@@ -87,6 +91,7 @@ def build_engine(
         containers_dir=stores.containers_dir,
     )
     images = Images(store=stores.images, registry=registry, events=events)
+    registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
     return Engine(
         containers=Containers(
@@ -106,11 +111,13 @@ def build_engine(
         images=images,
         volumes=volumes,
         networks=Networks(store=stores.networks, registry=registry, units=units, events=events),
+        registries=registries,
         system=System(
             registry=registry,
             hulls=hulls,
             images=images,
             volumes=volumes,
+            registries=registries,
             queries=queries,
             events=events,
             facts=facts,

@@ -173,9 +173,3 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     scope: str = "local"
     time: int = 0  # Unix seconds
     time_nano: int = msgspec.field(default=0, name="timeNano")
-
-
-class AuthRequest(msgspec.Struct, frozen=True, kw_only=True):
-    username: str = ""
-    password: str = ""
-    serveraddress: str = ""

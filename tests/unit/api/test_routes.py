@@ -438,7 +438,7 @@ async def test_swarm(client: Client, method: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/build"), ("POST", "/commit"), ("GET", "/containers/web/export"), ("POST", "/auth")],
+    [("POST", "/build"), ("POST", "/session"), ("POST", "/auth")],
 )
 async def test_missing_parts_say_so(client: Client, method: str, path: str) -> None:
     reply = await client.request(method, path)

@@ -100,6 +100,8 @@ def main() -> None:
         answers.say(error=["invalid", f"it needs more than {MEMORY_BYTES} bytes of memory, the limit"])
     except BrokenPipeError:
         sys.exit(1)  # nobody wants it any more
+    except (FileNotFoundError, NotADirectoryError) as error:  # it was there a moment ago
+        answers.say(error=["missing", str(error.filename or "")])
     except OSError as error:
         answers.say(error=["failed", f"{error.filename or request['do']}: {(error.strerror or '').lower()}"])
     else:
@@ -206,10 +208,13 @@ def _read(request: Request, answers: _Answers, source: Stream | None) -> object:
         raise Refusal(
             "invalid", f"{found.path} is on a kernel file system ({system}), which cannot be copied"
         )
+    name = os.fsencode(base_name(found.path))
+    if not found.is_directory:
+        os.fchdir(_open_directory(found.path.rpartition("/")[0] or "/"))
+        status = os.lstat(name)
     answers.say(found=found.describe())
     tar = TarWriter(_to_fd(_OUT))
     members = MemberWriter(tar)
-    name = os.fsencode(base_name(found.path))
     if found.is_directory:
         # Docker calls the root "/", and what is in it "/name".
         prefix = b"" if name == b"/" else name
@@ -220,8 +225,7 @@ def _read(request: Request, answers: _Answers, source: Stream | None) -> object:
             fd, members, prefix=prefix + b"/", is_skipped=lambda visit: _is_kernels(visit, status.st_dev)
         )
     else:
-        os.fchdir(_open_directory(found.path.rpartition("/")[0] or "/"))
-        members.write(name, os.lstat(name), name)
+        members.write(name, status, name)
     tar.finish()
     return None
 

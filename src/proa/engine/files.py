@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from proa.engine.container import Container, State
+from proa.engine.container import Container, MountPoint, State
 from proa.engine.creation import event_attributes
 from proa.engine.events import EventBus
 from proa.engine.isolation import Hulls
@@ -143,11 +143,7 @@ class Files:
                 stack.callback(os.close, namespace)
                 yield container, Tree(namespace=namespace)
                 return
-            mounts = [
-                TreeMount(source=Path(point.source), target=point.destination, read_only=not point.rw)
-                for point in container.mounts
-                if point.type != "tmpfs"
-            ]
+            mounts = [_tree_mount(point) for point in container.mounts if point.type != "tmpfs"]
             yield container, Tree(root=root, mounts=mounts)
 
     def _check(self, container: Container) -> None:
@@ -162,6 +158,13 @@ class Files:
 
     def _publish(self, action: str, container: Container) -> None:
         self._events.publish("container", action, container.id, event_attributes(container))
+
+
+def _tree_mount(point: MountPoint) -> TreeMount:
+    source = point.source.removesuffix(f"/{point.subpath}") if point.subpath else point.source
+    return TreeMount(
+        source=Path(source), subpath=point.subpath, target=point.destination, read_only=not point.rw
+    )
 
 
 def _not_found(ref: str, path: str) -> NotFound:

@@ -165,6 +165,10 @@ class TestMounts:
         with pytest.raises(InvalidParameter, match="read-only file system"):
             await put(tree, "/data/sub", archive(member(b"g", b"2")))
         assert not Path("/etc/sub").exists()
+        (volume / "way").symlink_to(base)  # of another container that has the same volume
+        sub = TreeMount(source=volume, subpath="way", target="/mnt")
+        with pytest.raises(InvalidParameter, match="mount source path does not exist"):
+            await read(Tree(root=root, mounts=[sub]), "/mnt")
         with pytest.raises(InvalidParameter, match="mount source path does not exist: /no/where"):
             await read(Tree(root=root, mounts=[TreeMount(source=Path("/no/where"), target="/x")]), "/")
 
@@ -315,7 +319,7 @@ class TestRaces:
         tree = Tree(root=root)
         new = archive(*(member(b"d/d/new%d" % number, b"x") for number in range(50)))
         refused = 0
-        for _ in range(20):
+        for _ in range(8):
             for path in ("/w", "/w/d", "/w/d/d/f", "/w/d/d"):
                 try:
                     assert b"secret" not in await read(tree, path)
@@ -325,7 +329,7 @@ class TestRaces:
                 await put(tree, "/w", new)
             except (PathMissing, InvalidParameter):
                 refused += 1
-        assert refused < 100, "nothing was copied at all"
+        assert refused < 40, "nothing was copied at all"
 
 
 class TestLayers:

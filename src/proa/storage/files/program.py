@@ -22,6 +22,7 @@ import gc
 import hashlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -132,7 +133,8 @@ def _enter(request: Request, *, writes: bool) -> None:
     """Make the tree the root.
 
     ``namespace``: a descriptor of a mount namespace, of which the tree is the root. Otherwise ``root``: its
-    directory, and ``mounts``: source, target and whether it is read-only, of what is mounted over it.
+    directory, and ``mounts``: source, path inside of it, target and whether it is read-only, of what is
+    mounted over it.
     """
     if request["namespace"] >= 0:
         confinement.enter_mounts(request["namespace"])
@@ -141,9 +143,9 @@ def _enter(request: Request, *, writes: bool) -> None:
     else:
         confinement.own_mounts()
         root = Path(request["root"])
-        _attach(root, None)
-        for source, target, read_only in request["mounts"]:
-            _attach_inside(root, Path(source), target, read_only=read_only)
+        _attach(root)
+        for source, subpath, target, read_only in request["mounts"]:
+            _attach_inside(root, _copy_source(source, subpath), target, read_only=read_only)
         confinement.pivot_into(root)
     tree = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     attributes = _ATTRIBUTES if writes else _ATTRIBUTES | mount.MountAttr.RDONLY
@@ -151,46 +153,46 @@ def _enter(request: Request, *, writes: bool) -> None:
     os.close(tree)
 
 
-def _attach(source: Path, target: int | None, *, read_only: bool = False) -> None:
-    """Mount ``source`` on a descriptor, or with None on itself."""
-    try:
-        copy = mount.open_tree(source, recursive=target is not None)
-    except FileNotFoundError:
-        raise Refusal("invalid", f"mount source path does not exist: {source}") from None
-    if read_only:
-        mount.mount_setattr(copy, set_attributes=mount.MountAttr.RDONLY, recursive=True)
-    if target is None:
-        mount.move_mount(copy, source)
-    else:
-        mount.move_mount_onto(copy, target)
+def _attach(root: Path) -> None:
+    """Mount the tree on itself: only a mount can become the root."""
+    copy = mount.open_tree(root)
+    mount.move_mount(copy, root)
     os.close(copy)
 
 
-def _attach_inside(root: Path, source: Path, target: str, *, read_only: bool) -> None:
+def _copy_source(source: str, subpath: str) -> int:
+    """Copy the mount of what is to be mounted. What is inside of it is a stranger's: no link leads out."""
+    try:
+        fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
+        if subpath:
+            resolve = mount.Resolve.IN_ROOT | mount.Resolve.NO_MAGICLINKS
+            fd = mount.openat2(fd, subpath, os.O_PATH, resolve=resolve)
+    except OSError:
+        where = f"{source}/{subpath}".rstrip("/")
+        raise Refusal("invalid", f"mount source path does not exist: {where}") from None
+    return mount.copy_mount(fd)
+
+
+def _attach_inside(root: Path, copy: int, target: str, *, read_only: bool) -> None:
     """Mount inside the tree, whose links may point anywhere and are taken as if it were the root already."""
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     resolve = mount.Resolve.IN_ROOT | mount.Resolve.NO_MAGICLINKS
     parts = [part for part in target.split("/") if part]
-    fd = -1
-    for depth in range(1, len(parts) + 1):
-        parent, path = fd, "/".join(parts[:depth])
+    fd = top
+    for depth, name in enumerate(parts, start=1):
+        above, path = fd, "/".join(parts[:depth])
         try:
             fd = mount.openat2(top, path, os.O_PATH, resolve=resolve)
         except FileNotFoundError:
             # As the runtime does at the start: the mount needs something to be on.
-            above = top if parent < 0 else parent
-            above = mount.openat2(above, ".", os.O_RDONLY | os.O_DIRECTORY)
-            if depth < len(parts) or source.is_dir():
-                os.mkdir(parts[depth - 1], 0o755, dir_fd=above)
+            if depth < len(parts) or stat.S_ISDIR(os.fstat(copy).st_mode):
+                os.mkdir(name, 0o755, dir_fd=above)
             else:
-                os.close(os.open(parts[depth - 1], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644, dir_fd=above))
-            os.close(above)
+                os.mknod(name, stat.S_IFREG | 0o644, dir_fd=above)
             fd = mount.openat2(top, path, os.O_PATH, resolve=resolve)
-        if parent >= 0:
-            os.close(parent)
-    _attach(source, fd, read_only=read_only)
-    os.close(fd)
-    os.close(top)
+    if read_only:
+        mount.mount_setattr(copy, set_attributes=mount.MountAttr.RDONLY, recursive=True)
+    mount.move_mount_onto(copy, fd)
 
 
 # --- deeds ---

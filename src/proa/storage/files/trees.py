@@ -46,11 +46,15 @@ class PathMissing(NotFound):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeMount:
-    """A directory or file of the host, seen at ``target`` of a tree, with what is mounted below it."""
+    """A directory or file of the host, seen at ``target`` of a tree, with what is mounted below it.
+
+    :ivar subpath: inside ``source``, where a stranger may have put links: they do not lead out of it.
+    """
 
     source: Path
     target: str
     read_only: bool = False
+    subpath: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,7 +285,9 @@ async def _child(
             request = {
                 **request,
                 "root": os.fspath(tree.root),
-                "mounts": [[os.fspath(one.source), one.target, one.read_only] for one in tree.mounts],
+                "mounts": [
+                    [os.fspath(one.source), one.subpath, one.target, one.read_only] for one in tree.mounts
+                ],
                 "namespace": tree.namespace,
             }
             passed = {their_answers, *pass_fds, *([tree.namespace] if tree.namespace >= 0 else [])}

@@ -92,7 +92,11 @@ class Files:
                 strict=strict,
                 user=container.config.user if as_user else "",
                 read_only_root=container.host_config.readonly_rootfs,
-                volumes=[(point.destination, point.rw) for point in container.mounts],
+                volumes=[
+                    (point.destination, point.rw)
+                    for point in container.mounts
+                    if tree.namespace >= 0 or point.type != "tmpfs"  # which is there only while it runs
+                ],
             )
             try:
                 await trees.put_archive(tree, path, stream, rules)

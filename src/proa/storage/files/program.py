@@ -19,14 +19,13 @@ Source: mount_namespaces(7), pivot_root(2), openat2(2).
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import os
 import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from proa.host import confinement, mount
 from proa.storage.decompression import HEAD_BYTES, decompressor_maker, iter_chunks
@@ -87,7 +86,10 @@ def main() -> None:
     try:
         # Before the tree is entered: a module may have to be imported.
         source = _open_source(sys.argv[2]) if request["do"] == "write" else None
-        hashlib.sha256(b"")  # makes OpenSSL read its configuration, here and not in the tree
+        if request["do"] == "layer":
+            import hashlib  # slow, and reads a configuration, which must not be the tree's
+
+            request["digest"] = hashlib.sha256()
         _forget_imports()
         _enter(request, writes=source is not None)
         confinement.keep_capabilities(keeps)
@@ -248,7 +250,7 @@ def _export(request: Request, answers: _Answers, source: Stream | None) -> objec
 
 
 def _layer(request: Request, answers: _Answers, source: Stream | None) -> object:
-    sink = _LayerSink(request["out"])
+    sink = _LayerSink(request["out"], request["digest"])
     tar = TarWriter(sink.write)
     write_layer(_open_directory("/"), request["below"], tar, _ignored(request))
     tar.finish()
@@ -293,14 +295,21 @@ _DEEDS: dict[str, tuple[Callable[[Request, _Answers, Stream | None], object], tu
 # --- machinery ---
 
 
+class Digest(Protocol):
+    """A running digest of hashlib."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
 class _LayerSink:
     """Writes a layer to a file, hashing it, and stops before the disk is full."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, digest: Digest) -> None:
         self._fd = fd
         self._put = _to_fd(fd)
         self._check_at = _CHECK_EVERY_BYTES
-        self.digest = hashlib.sha256()
+        self.digest = digest
         self.size = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:

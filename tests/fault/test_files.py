@@ -85,8 +85,9 @@ class TestHostileArchives:
     @pytest.mark.usefixtures("unchanged")
     def test_put(self, daemon: Daemon, name: str) -> None:
         daemon.docker("run", "-d", "--name", name, "busybox", "sleep", "1000")
-        daemon.docker("exec", name, "mkdir", *(f"/{case.name}" for case in CASES))
-        for case in CASES:
+        some = CASES[::4]  # tests/integration/storage drives them all
+        daemon.docker("exec", name, "mkdir", *(f"/{case.name}" for case in some))
+        for case in some:
             path = f"/containers/{name}/archive?path=/{case.name}"
             status, text = send(daemon, "PUT", path, hostile.archive(case))
             assert status == (200 if case.put else 400), (case.name, text)
@@ -96,15 +97,15 @@ class TestHostileArchives:
 
     @pytest.mark.usefixtures("unchanged")
     def test_import(self, daemon: Daemon) -> None:
-        for case in CASES:
+        for number, case in enumerate(CASES):
             path = f"/images/create?fromSrc=-&repo=hostile&tag={case.name}"
             status, text = send(daemon, "POST", path, hostile.archive(case))
             assert status == (200 if case.layer else 400), (case.name, text)
-            if case.layer:
+            if case.layer and number % 4 == 0:
                 daemon.docker("create", "--name", f"h-{case.name}", f"hostile:{case.name}", "x")
                 daemon.docker("export", f"h-{case.name}")
                 daemon.docker("rm", f"h-{case.name}")
-                daemon.docker("rmi", f"hostile:{case.name}")
+        daemon.docker("rmi", *(f"hostile:{case.name}" for case in CASES if case.layer))
         assert not Path("/tmp/pwned").exists()
 
     @pytest.mark.usefixtures("unchanged")

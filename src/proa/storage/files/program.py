@@ -31,7 +31,7 @@ from proa.host import confinement, mount
 from proa.storage.decompression import HEAD_BYTES, decompressor_maker, iter_chunks
 from proa.storage.files.extract import Extractor
 from proa.storage.files.owner import find_owner
-from proa.storage.files.paths import Refusal, base_name, find, follow
+from proa.storage.files.paths import Refusal, base_name, find, follow, readable
 from proa.storage.files.tar_writer import TarWriter
 from proa.storage.files.upper import list_changes, write_layer
 from proa.storage.files.walk import MemberWriter, Visit, read_xattrs, write_tree
@@ -96,7 +96,7 @@ def main() -> None:
         confinement.limit(AS=MEMORY_BYTES, CORE=0)
         done = deed(request, answers, source)
     except Refusal as error:
-        answers.say(error=[error.kind, error.message])
+        answers.say(error=[error.kind, readable(error.message)])
     except BadTar as error:
         answers.say(error=["invalid", f"Error processing tar file: {error}"])
     except MemoryError:
@@ -104,9 +104,10 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)  # nobody wants it any more
     except (FileNotFoundError, NotADirectoryError) as error:  # it was there a moment ago
-        answers.say(error=["missing", str(error.filename or "")])
+        answers.say(error=["missing", readable(os.fsdecode(error.filename or ""))])
     except OSError as error:
-        answers.say(error=["failed", f"{error.filename or request['do']}: {(error.strerror or '').lower()}"])
+        what = readable(os.fsdecode(error.filename or request["do"]))
+        answers.say(error=["failed", f"{what}: {(error.strerror or '').lower()}"])
     else:
         answers.say(done=done)
 
@@ -261,7 +262,7 @@ def _changes(request: Request, answers: _Answers, source: Stream | None) -> obje
     changes = list_changes(_open_directory("/"), request["below"], _ignored(request))
     put = _to_fd(_OUT)
     for start in range(0, len(changes), 1000):
-        part = [[kind, os.fsdecode(path)] for kind, path in changes[start : start + 1000]]
+        part = [[kind, path.decode("utf-8", "replace")] for kind, path in changes[start : start + 1000]]
         put(json.dumps(part).encode() + b"\n")
     return None
 

@@ -19,6 +19,7 @@ import pytest
 from tests.support import hostile
 from tests.support.daemon import Daemon
 from tests.support.hostile import CASES
+from tests.support.images import docker_files, make_layer, make_tar
 
 PATIENCE_S = 20.0
 
@@ -109,8 +110,17 @@ class TestHostileArchives:
         assert not Path("/tmp/pwned").exists()
 
     @pytest.mark.usefixtures("unchanged")
-    def test_load_of_what_is_no_image_archive(self, daemon: Daemon) -> None:
+    def test_load(self, daemon: Daemon) -> None:
+        """As the layer of an image, below one that is sound, and as what should be the archive itself."""
+        taken = []
         for case in CASES:
+            layers = [make_layer("sound"), hostile.archive(case)]
+            archive = make_tar(docker_files(layers, (f"hostile:{case.name}",)))
+            status, text = send(daemon, "POST", "/images/load", archive)
+            assert status == (200 if case.layer else 400), (case.name, text)
+            taken += [f"hostile:{case.name}"] if case.layer else []
+        daemon.docker("rmi", *taken)
+        for case in CASES[::4]:
             status, text = send(daemon, "POST", "/images/load", hostile.archive(case))
             assert status == 400, (case.name, text)
             assert json.loads(text)["message"]

@@ -527,8 +527,13 @@ class FakeFiles:
         self._found(ref, path)
         self.unpacked = b"".join([piece async for piece in stream])
 
-    async def changes(self, ref: str) -> Sequence[tuple[int, str]]:
-        return [(0, "/etc"), (1, "/etc/new"), (2, "/gone")]
+    @asynccontextmanager
+    async def open_changes(self, ref: str) -> AsyncIterator[AsyncIterator[tuple[int, str]]]:
+        async def changes() -> AsyncIterator[tuple[int, str]]:
+            for change in ((0, "/etc"), (1, "/etc/new"), (2, "/gone")):
+                yield change
+
+        yield changes()
 
     @asynccontextmanager
     async def open_export(self, ref: str) -> AsyncIterator[AsyncIterator[bytes]]:

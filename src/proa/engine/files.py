@@ -12,7 +12,7 @@ ContainerExport.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -104,13 +104,14 @@ class Files:
                 raise _not_found(ref, path) from error
         self._publish("extract-to-dir", container)
 
-    async def changes(self, ref: str) -> Sequence[tuple[int, str]]:
-        """Return kind (0 modified, 1 added, 2 deleted) and path of what the container changed in its
-        image."""
+    @asynccontextmanager
+    async def open_changes(self, ref: str) -> AsyncIterator[AsyncIterator[tuple[int, str]]]:
+        """Give kind (0 modified, 1 added, 2 deleted) and path of what the container changed in its image."""
         async with self.hold(ref) as (container, _):
             with self._roots.open_below(container.layers) as below:
                 upper = self._roots.upper_of(container.id)
-                return await trees.list_changes(upper, below, ignored=MOUNT_POINTS)
+                async with trees.open_changes(upper, below, ignored=MOUNT_POINTS) as changes:
+                    yield changes
 
     @asynccontextmanager
     async def open_export(self, ref: str) -> AsyncIterator[AsyncIterator[bytes]]:

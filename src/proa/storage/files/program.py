@@ -260,6 +260,7 @@ def _layer(request: Request, answers: _Answers, source: Stream | None) -> object
 
 def _changes(request: Request, answers: _Answers, source: Stream | None) -> object:
     changes = list_changes(_open_directory("/"), request["below"], _ignored(request))
+    answers.say(found={})
     put = _to_fd(_OUT)
     for start in range(0, len(changes), 1000):
         part = [[kind, path.decode("utf-8", "replace")] for kind, path in changes[start : start + 1000]]

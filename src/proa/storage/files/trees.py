@@ -178,13 +178,28 @@ async def pack_upper(upper: Path, below: int, out: int, *, ignored: Collection[s
     )
 
 
-async def list_changes(upper: Path, below: int, *, ignored: Collection[str] = ()) -> list[tuple[int, str]]:
-    """Return kind (0 modified, 1 added, 2 deleted) and absolute path of each change. Parameters as above."""
+@contextlib.asynccontextmanager
+async def open_changes(
+    upper: Path, below: int, *, ignored: Collection[str] = ()
+) -> AsyncIterator[AsyncIterator[tuple[int, str]]]:
+    """Give kind (0 modified, 1 added, 2 deleted) and absolute path of each change, however many there are.
+
+    Parameters as of ``pack_upper``. They must be read inside the block.
+    """
     request = {"do": "changes", "below": below, "ignored": list(ignored)}
     fds = [below] if below >= 0 else []
     async with _child(Tree(root=upper), request, reads=True, pass_fds=fds) as child:
-        text = b"".join([piece async for piece in child.pieces()])
-    return [(kind, path) for line in text.splitlines() for kind, path in json.loads(line)]
+        await child.found()
+        yield _changes(child)
+
+
+async def _changes(child: _Child) -> AsyncIterator[tuple[int, str]]:
+    rest = b""
+    async for piece in child.pieces():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            for kind, path in json.loads(line):
+                yield kind, path
 
 
 # --- the child ---

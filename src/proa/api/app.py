@@ -13,6 +13,8 @@ from proa.api.containers import Backend as ContainerBackend
 from proa.api.containers import ContainerRoutes, ExecIds
 from proa.api.execs import Backend as ExecBackend
 from proa.api.execs import ExecRoutes
+from proa.api.files import Backend as FileBackend
+from proa.api.files import CommitBackend, FileRoutes
 from proa.api.images import Backend as ImageBackend
 from proa.api.images import ImageRoutes
 from proa.api.networks import Backend as NetworkBackend
@@ -46,6 +48,10 @@ class Engine(Protocol):
     @property
     def execs(self) -> Execs: ...
     @property
+    def files(self) -> FileBackend: ...
+    @property
+    def commits(self) -> CommitBackend: ...
+    @property
     def images(self) -> ImageBackend: ...
     @property
     def volumes(self) -> VolumeBackend: ...
@@ -62,6 +68,7 @@ def build_app(engine: Engine) -> Application:
     ContainerRoutes(engine.containers, engine.execs).register(router)
     ContainerStreamRoutes(engine.containers).register(router)
     ExecRoutes(engine.execs).register(router)
+    FileRoutes(engine.files, engine.commits).register(router)
     registries = RegistryRoutes(engine.registries)
     registries.register(router)
     ImageRoutes(engine.images, pull=registries.pull).register(router)

@@ -40,7 +40,6 @@ class RefusedRoutes:
         router.add(routes.IMAGE_BUILD, refuse("proa cannot build images yet"))
         router.add(routes.BUILD_PRUNE, self.prune_builds)
         router.add(routes.SESSION, refuse("proa cannot build images yet"))
-        router.add(routes.IMAGE_COMMIT, refuse("proa cannot commit containers yet"))
         router.add(routes.CONTAINER_ATTACH_WEBSOCKET, refuse("proa cannot attach by websocket yet"))
 
     async def swarm(self, request: Request) -> Response:

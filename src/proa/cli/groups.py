@@ -8,8 +8,10 @@ import click
 from proa.cli import (
     archives,
     attach,
+    copying,
     create,
     execute,
+    filesystem,
     images,
     lifecycle,
     listing,
@@ -97,6 +99,10 @@ for _command in (
     processes.top,
     processes.stats,
     listing.port,
+    copying.cp,
+    filesystem.diff,
+    filesystem.export,
+    filesystem.commit,
 ):
     container.add_command(_command)
 container.add_command(listing.ps, "ls")

@@ -9,10 +9,12 @@ from pathlib import Path
 from anyio.abc import TaskGroup
 
 from proa.distribution.registries import Registries as RegistryClient
+from proa.engine.commits import Commits
 from proa.engine.containers import Containers
 from proa.engine.creation import Creation
 from proa.engine.events import EventBus
 from proa.engine.execs import Execs
+from proa.engine.files import Files
 from proa.engine.images import Images
 from proa.engine.isolation import Hulls
 from proa.engine.launcher import Launcher
@@ -40,6 +42,8 @@ class Engine:
 
     containers: Containers
     execs: Execs
+    files: Files
+    commits: Commits
     images: Images
     volumes: Volumes
     networks: Networks
@@ -93,6 +97,7 @@ def build_engine(
     images = Images(store=stores.images, registry=registry, events=events)
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
+    files = Files(registry=registry, units=units, hulls=hulls, roots=stores.roots, events=events)
     return Engine(
         containers=Containers(
             registry=registry,
@@ -108,6 +113,10 @@ def build_engine(
             events=events,
         ),
         execs=execs,
+        files=files,
+        commits=Commits(
+            files=files, lifecycle=lifecycle, images=stores.images, roots=stores.roots, events=events
+        ),
         images=images,
         volumes=volumes,
         networks=Networks(store=stores.networks, registry=registry, units=units, events=events),
@@ -130,5 +139,6 @@ def build_engine(
             removal=removal,
             networks=stores.networks,
             images=stores.images,
+            roots=stores.roots,
         ),
     )

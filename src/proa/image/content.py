@@ -155,6 +155,13 @@ class Spool:
         self._count += 1
         return SpoolFile(self._directory / str(self._count))
 
+    def open_file(self) -> tuple[Path, int]:
+        """Begin a file that a program writes; return its path, and a descriptor that the caller closes."""
+        self._count += 1
+        path = self._directory / str(self._count)
+        with disk_errors():
+            return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
     def write(self, data: bytes) -> Spooled:
         """Make a small file at once."""
         file = self.create()

@@ -19,6 +19,7 @@ from proa.host.database import Database
 from proa.image.archive_writer import SavedImage, plan_archive, write_archive
 from proa.image.catalog import Entry
 from proa.image.changes import apply_changes
+from proa.image.committing import CommitRequest, WriteLayer, commit_layer
 from proa.image.config import created_ns
 from proa.image.filters import (
     PRUNE_FILTERS,
@@ -39,7 +40,7 @@ from proa.image.removal import Remover, UsedBy
 from proa.image.sources import BlobSources
 from proa.image.store import ImageStore
 from proa.model.config import ContainerConfig
-from proa.model.errors import Conflict, InvalidParameter
+from proa.model.errors import Conflict, DataLoss, InvalidParameter
 from proa.model.ids import Digest
 from proa.model.image import Image
 
@@ -198,6 +199,28 @@ class Images:
         )
         self._publish("import", image)
         return image.id
+
+    def apply_changes(self, config: ContainerConfig, changes: Sequence[str]) -> ContainerConfig:
+        """Return a configuration after Dockerfile instructions, see ``changes``. Raises InvalidParameter."""
+        return apply_changes(config, changes)
+
+    async def commit(self, request: CommitRequest, write_layer: WriteLayer) -> tuple[Digest, str]:
+        """Make an image from another one and a layer on top; return its id and its name ("" without one).
+
+        The image below may be one that only containers still use.
+
+        :raises InvalidParameter: the name is wrong, before anything is done.
+        :raises DataLoss: the image below is gone.
+        """
+        name = parse_name(request.repository, request.tag) if request.repository else None
+        base = next((one for one in self._catalog.with_hidden() if one.image.id == request.base), None)
+        if base is None:
+            raise DataLoss(f"image {request.base} is missing")
+        image = await commit_layer(self.store, base, request, name, write_layer)
+        if name is None:
+            return image.id, ""
+        self._publish("tag", image, name=name.familiar)
+        return image.id, name.familiar
 
     # --- names ---
 

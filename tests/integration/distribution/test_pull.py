@@ -109,6 +109,28 @@ async def test_an_empty_image(daemon: Daemon, registry: FakeRegistry) -> None:
     assert daemon.images.get(f"{registry.host}/a:1").layers == ()
 
 
+async def test_three_layers_at_once(daemon: Daemon, registry: FakeRegistry) -> None:
+    layers = [make_layer(str(number)) for number in range(6)]
+    registry.add_image("a", "1", layers)
+    running, most, full = 0, 0, anyio.Event()
+
+    async def count(seen: Seen, stream: Stream) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == 3:
+            full.set()
+        await full.wait()
+        await registry.behave(seen, stream)
+        running -= 1
+
+    for layer in layers:
+        registry.misdeeds[registry.blob_path("a", COMPRESSORS["gzip"](layer))] = count
+    await daemon.pull(f"{registry.host}/a")
+    assert most == 3
+    assert daemon.statuses.count("Waiting") == 3
+
+
 @pytest.mark.parametrize("name", ["../a", "localhost:5/A", "a//b", "localhost:5/..", "a b", "", "x" * 300])
 async def test_names_that_are_none(daemon: Daemon, name: str) -> None:
     with pytest.raises(InvalidParameter):

@@ -110,6 +110,15 @@ class FakeRoots:
         await self._stage.act("roots.release")
         self._ground.mounted.discard(container_id)
 
+    async def release_all_but(self, in_use: Collection[ContainerId]) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._ground.mounted &= set(in_use)
+
+    @asynccontextmanager
+    async def hold(self, container_id: ContainerId, layers: Sequence[Digest]) -> AsyncIterator[Path]:
+        await self._stage.act("roots.hold")
+        yield Path("/rootfs") / container_id
+
     async def remove(self, container_id: ContainerId) -> None:
         await self._stage.act("roots.remove")
         self._ground.mounted.discard(container_id)

@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from proa.engine.commits import CommitQuery
 from proa.engine.container import Container, MountPoint, State
 from proa.engine.containers import AttachQuery
 from proa.engine.creation import Created
@@ -44,6 +45,7 @@ from proa.model.registry import Credentials, Descriptor, LoggedIn, SearchResult
 from proa.model.task import NetworkCounters, ProcessTable, TaskStats
 from proa.model.volume import Volume
 from proa.runtime.seam import Stdio, StreamId
+from proa.storage.files.trees import PathStat
 
 NS = 1_000_000_000
 BORN_NS = 1_700_000_000 * NS + 123_456_789
@@ -552,11 +554,70 @@ class FakeSystem:
 
 
 @dataclass
+class FakeFiles:
+    """Files of the container "web": one, and what was unpacked is kept."""
+
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    unpacked: bytes = b""
+    pieces: tuple[bytes, ...] = (b"some ", b"tar")
+
+    async def stat(self, ref: str, path: str) -> PathStat:
+        return self._found(ref, path)
+
+    @asynccontextmanager
+    async def open_archive(self, ref: str, path: str) -> AsyncIterator[tuple[PathStat, AsyncIterator[bytes]]]:
+        yield self._found(ref, path), self._stream()
+
+    async def put_archive(
+        self, ref: str, path: str, stream: AsyncIterator[bytes], *, strict: bool, as_user: bool
+    ) -> None:
+        self.asked.append(("put", ref, path, strict, as_user))
+        self._found(ref, path)
+        self.unpacked = b"".join([piece async for piece in stream])
+
+    @asynccontextmanager
+    async def open_changes(self, ref: str) -> AsyncIterator[AsyncIterator[tuple[int, str]]]:
+        async def changes() -> AsyncIterator[tuple[int, str]]:
+            for change in ((0, "/etc"), (1, "/etc/new"), (2, "/gone")):
+                yield change
+
+        yield changes()
+
+    @asynccontextmanager
+    async def open_export(self, ref: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        if ref != "web":
+            raise NoSuchContainer(ref)
+        yield self._stream()
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield piece
+
+    def _found(self, ref: str, path: str) -> PathStat:
+        if path != "/etc/motd":
+            raise NotFound(f"Could not find the file {path} in container {ref}")
+        return PathStat(name="motd", size=8, mode=0o644, mtime_ns=BORN_NS, target="")
+
+
+@dataclass
+class FakeCommits:
+    """Remembers what was committed."""
+
+    asked: list[tuple[str, CommitQuery]] = field(default_factory=list)
+
+    async def commit(self, ref: str, query: CommitQuery) -> Digest:
+        self.asked.append((ref, query))
+        return IMAGE_ID
+
+
+@dataclass
 class FakeEngine:
     """The whole."""
 
     containers: FakeContainers = field(default_factory=FakeContainers)
     execs: FakeExecs = field(default_factory=FakeExecs)
+    files: FakeFiles = field(default_factory=FakeFiles)
+    commits: FakeCommits = field(default_factory=FakeCommits)
     images: FakeImages = field(default_factory=FakeImages)
     volumes: FakeVolumes = field(default_factory=FakeVolumes)
     networks: FakeNetworks = field(default_factory=FakeNetworks)

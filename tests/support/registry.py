@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 START_TIMEOUT_S = 20.0
-BINARY = shutil.which("docker-registry")
+_FETCHED = Path(sys.executable).with_name("docker-registry")  # setup/docker-registry.sh puts it there
+BINARY = shutil.which("docker-registry") or (str(_FETCHED) if _FETCHED.exists() else None)
 CONFIG = """\
 version: 0.1
 storage:
@@ -113,10 +115,10 @@ def _htpasswd(name: str, password: str) -> str:
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
 
-def make_certificate(certificate: Path, key: Path) -> None:
-    """Make a self-signed certificate for localhost."""
-    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+def make_certificate(certificate: Path, key: Path, *, name: str = "localhost") -> None:
+    """Make a self-signed certificate."""
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1"]
     subprocess.run(
         ["openssl", *command.split(), *names, "-keyout", key, "-out", certificate],
         check=True,

@@ -7,20 +7,22 @@ ContainerExport, ImageCommit.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from proa.api.request import Request
+from proa.api.request import JSON, Request
 from proa.api.response import Response, json_response
 from proa.api.router import Router
 from proa.engine.commits import CommitQuery
 from proa.model.config import ContainerConfig
 from proa.model.errors import InvalidParameter
 from proa.model.ids import Digest
+from proa.wire import codec, routes
 from proa.wire import files as wire
-from proa.wire import routes
 from proa.wire.times import format_time
+
+_BATCH_BYTES = 64 * 1024
 
 
 class PathStat(Protocol):
@@ -48,7 +50,7 @@ class Backend(Protocol):
     async def put_archive(
         self, ref: str, path: str, stream: AsyncIterator[bytes], *, strict: bool, as_user: bool
     ) -> None: ...
-    async def changes(self, ref: str) -> Sequence[tuple[int, str]]: ...
+    def open_changes(self, ref: str) -> AbstractAsyncContextManager[AsyncIterator[tuple[int, str]]]: ...
     def open_export(self, ref: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]: ...
 
 
@@ -92,9 +94,19 @@ class FileRoutes:
         )
         return Response()
 
-    async def changes(self, request: Request) -> Response:
-        found = await self._backend.changes(request.params["id"])
-        return json_response([wire.FilesystemChange(path=path, kind=kind) for kind, path in found])
+    async def changes(self, request: Request) -> None:
+        """A stranger decides how many there are: they are sent in batches."""
+        async with self._backend.open_changes(request.params["id"]) as changes:
+            await request.begin(JSON)
+            text = b"["
+            comma = b""
+            async for kind, path in changes:
+                text += comma + codec.encode(wire.FilesystemChange(path=path, kind=kind))
+                comma = b","
+                if len(text) > _BATCH_BYTES:
+                    await request.send(text)
+                    text = b""
+            await request.send(text + b"]\n")
 
     async def export(self, request: Request) -> None:
         async with self._backend.open_export(request.params["id"]) as pieces:

@@ -15,6 +15,7 @@ from proa.engine.system import DiskUsage, Info, Version
 from proa.model.registry import RegistrySettings
 from proa.wire import system as wire
 from proa.wire.builds import BuildCacheRecord
+from proa.wire.routes import API_VERSION, MIN_API_VERSION
 from proa.wire.times import NS, format_time
 from proa.wire.volumes import VolumeUsage
 
@@ -107,8 +108,8 @@ def version(value: Version) -> wire.Version:
         name="Engine",
         version=value.version,
         details={
-            "ApiVersion": wire.API_VERSION,
-            "MinAPIVersion": wire.MIN_API_VERSION,
+            "ApiVersion": API_VERSION,
+            "MinAPIVersion": MIN_API_VERSION,
             "Arch": architecture,
             "Os": "linux",
             "KernelVersion": value.kernel_version,

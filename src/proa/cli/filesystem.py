@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from proa.cli.context import get_client
-from proa.cli.images import split_tag
+from proa.cli.values import split_tag
 from proa.wire import routes
 from proa.wire.files import Committed, FilesystemChange
 

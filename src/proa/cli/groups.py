@@ -9,6 +9,7 @@ from proa.cli import (
     archives,
     attach,
     copying,
+    create,
     execute,
     filesystem,
     images,
@@ -16,6 +17,7 @@ from proa.cli import (
     listing,
     logs,
     processes,
+    registries,
     run,
     update,
     values,
@@ -80,7 +82,7 @@ def inspect_image(ctx: click.Context, names: tuple[str, ...], template: str | No
 
 for _command in (
     run.run,
-    run.create,
+    create.create,
     execute.execute,
     logs.logs,
     attach.attach,
@@ -108,3 +110,5 @@ for _command in (archives.load, archives.save, archives.import_, images.tag, ima
     image.add_command(_command)
 image.add_command(images.images, "ls")
 image.add_command(images.rmi, "rm")
+for _command in (registries.pull, registries.push):
+    image.add_command(_command)

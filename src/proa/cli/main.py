@@ -22,7 +22,7 @@ from proa.client.errors import ApiError, ClientError
 # name: (module below proa.cli, attribute, one line of help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("run", "run", "Create and run a new container from an image"),
-    "create": ("run", "create", "Create a new container"),
+    "create": ("create", "create", "Create a new container"),
     "exec": ("execute", "execute", "Execute a command in a running container"),
     "ps": ("listing", "ps", "List containers"),
     "logs": ("logs", "logs", "Fetch the logs of a container"),
@@ -44,6 +44,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "export": ("filesystem", "export", "Export a container's filesystem as a tar archive"),
     "commit": ("filesystem", "commit", "Create a new image from a container's changes"),
     "port": ("listing", "port", "List port mappings of a container"),
+    "pull": ("registries", "pull", "Download an image from a registry"),
+    "push": ("registries", "push", "Upload an image to a registry"),
+    "login": ("login", "login", "Authenticate to a registry"),
+    "logout": ("login", "logout", "Log out from a registry"),
+    "search": ("registries", "search", "Search Docker Hub for images"),
     "images": ("images", "images", "List images"),
     "rmi": ("images", "rmi", "Remove one or more images"),
     "tag": ("images", "tag", "Create a tag TARGET that refers to SOURCE"),

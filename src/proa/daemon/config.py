@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -81,7 +82,7 @@ def parse_config(argv: Sequence[str]) -> Config:
     parser.add_argument(
         "--insecure-registry",
         action="append",
-        type=str.lower,
+        type=_insecure_registry,
         metavar="HOST|CIDR",
         help="needs no valid certificate, may speak plain HTTP",
     )
@@ -117,6 +118,19 @@ def _mirror(text: str) -> str:
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise argparse.ArgumentTypeError(f"invalid mirror: {text!r} has a user, a query or a fragment")
     return text.rstrip("/") + "/"
+
+
+def _insecure_registry(text: str) -> str:
+    """Check a host with or without a port, or a network. Source: dockerd, validateHostPort."""
+    host = text.lower().removeprefix("http://").removeprefix("https://").rstrip("/")
+    try:
+        if "/" in host:
+            ip_network(host, strict=False)
+        elif not host or host.startswith("-") or urlsplit(f"//{host}").port == 0:
+            raise ValueError("it has no host or no port")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"invalid insecure registry {text!r}: {error}") from error
+    return host
 
 
 def _size(text: str) -> int:

@@ -24,7 +24,6 @@ from proa.model.registry import Credentials, RegistrySettings
 
 HUB_DOMAIN = "docker.io"
 HUB_URL = "https://registry-1.docker.io"
-HUB_KEY = "https://index.docker.io/v1/"
 _HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 

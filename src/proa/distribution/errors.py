@@ -63,18 +63,26 @@ class _Errors(msgspec.Struct, frozen=True):
 def parse_refusal(status: int, body: bytes) -> Refusal:
     """Read the body of a refusal; one that is not as specified says no more than the status."""
     phrase = _phrase(status)
+    code, text = _PLAIN.get(status, ("unknown", f"received unexpected HTTP status: {phrase}"))
+    plain = Refusal(status=status, code=code, text=text)
     try:
         answer = msgspec.json.decode(body, type=_Errors)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return Refusal(status=status, code="unknown", text=f"received unexpected HTTP status: {phrase}")
+        return plain
     if answer.errors:
         code = _clean(answer.errors[0].code).lower().replace("_", "") or "unknown"
         first = _SENTENCES.get(code, code)
         return Refusal(status=status, code=first, text=_clean(answer.errors[0].message) or first)
     if answer.details:
         return Refusal(status=status, code=phrase.partition(" ")[2].lower(), text=_clean(answer.details))
-    return Refusal(status=status, code="unknown", text=f"received unexpected HTTP status: {phrase}")
+    return plain
 
+
+# What a status means that comes without a body, as to HEAD. Source: distribution, client/errors.go.
+_PLAIN = {
+    401: ("unauthorized", "authentication required"),
+    403: ("denied", "requested access to the resource is denied"),
+}
 
 # Source: OCI distribution-spec, "Error Codes", in Docker's spelling.
 _SENTENCES = {

@@ -7,8 +7,10 @@ Source: Engine API, SystemAuth, ImageSearch; Docker Engine 28, registry/auth.go 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from http import HTTPStatus
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -20,6 +22,8 @@ from proa.distribution.errors import Refused, RegistryFailed
 from proa.distribution.transport import Transport, Unreachable, check, read_document
 from proa.model.errors import Unauthenticated
 from proa.model.registry import Credentials, LoggedIn, SearchResult
+
+T = TypeVar("T")
 
 INDEX_URL = "https://index.docker.io"
 _SEARCH_MAX_BYTES = 4 * 1024 * 1024
@@ -43,16 +47,10 @@ async def log_in(transport: Transport, endpoint: Endpoint, credentials: Credenti
     :raises Unauthenticated: it does not.
     :raises RegistryFailed: it cannot be asked.
     """
-    try:
-        return await _log_in(transport, endpoint.url, credentials)
-    except Unreachable:
-        if not endpoint.is_insecure or transport.has_authority(endpoint.host):
-            raise
-        plain = "http://" + endpoint.url.removeprefix("https://")
-        return await _log_in(transport, plain, credentials)
+    return await _ask(transport, endpoint, endpoint.url, partial(_log_in, transport, credentials=credentials))
 
 
-async def _log_in(transport: Transport, base: str, credentials: Credentials) -> LoggedIn:
+async def _log_in(transport: Transport, base: str, *, credentials: Credentials) -> LoggedIn:
     url = f"{base}/v2/"
     authorizer = Authorizer(transport, base, credentials, wants_identity=True)
     async with transport.send("GET", url) as answer:
@@ -80,6 +78,17 @@ async def search(
 ) -> Sequence[SearchResult]:
     """Return repositories of the index that fit the term, at most ``limit``."""
     base = INDEX_URL if endpoint.url == HUB_URL else endpoint.url
+    return await _ask(
+        transport,
+        endpoint,
+        base,
+        partial(_search, transport, term=term, limit=limit, credentials=credentials),
+    )
+
+
+async def _search(
+    transport: Transport, base: str, *, term: str, limit: int, credentials: Credentials
+) -> Sequence[SearchResult]:
     url = f"{base}/v1/search?{urlencode({'q': term, 'n': limit})}"
     authorization = ""
     if credentials.username and credentials.password:
@@ -102,6 +111,16 @@ async def search(
         )
         for result in results[:limit]
     ]
+
+
+async def _ask(transport: Transport, endpoint: Endpoint, base: str, work: Callable[[str], Awaitable[T]]) -> T:
+    """Do the work at ``base``; by plain HTTP when an insecure registry does not speak TLS."""
+    try:
+        return await work(base)
+    except Unreachable:
+        if not endpoint.is_insecure or transport.has_authority(endpoint.host):
+            raise
+        return await work("http://" + base.removeprefix("https://"))
 
 
 def search_domain(term: str) -> tuple[str, str]:

@@ -61,7 +61,6 @@ class _Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     size: int = -1
     urls: list[str] | None = None
     platform: _Platform | None = None
-    annotations: dict[str, str] | None = None
 
 
 class _Document(msgspec.Struct, frozen=True, rename="camel"):
@@ -157,7 +156,6 @@ def _checked(raw: _Descriptor) -> Descriptor:
         size=raw.size,
         platform=platform,
         urls=tuple(raw.urls or ()),
-        annotations=raw.annotations or {},
     )
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from anyio import to_thread
 
-from proa.distribution.endpoints import HUB_DOMAIN, credentials_for, find_endpoints, login_domain
+from proa.distribution.endpoints import credentials_for, find_endpoints, login_domain
 from proa.distribution.timings import Timings
 from proa.distribution.trust import Trust
 from proa.model.errors import InvalidParameter
@@ -114,11 +114,6 @@ class Registries:
             settings=self.settings, trust=self._trust, environment=self._environment, timings=self.timings
         ) as transport:
             yield transport
-
-
-def is_hub(domain: str) -> bool:
-    """Whether a domain is Docker Hub's."""
-    return domain == HUB_DOMAIN
 
 
 async def _load(name: str) -> ModuleType:

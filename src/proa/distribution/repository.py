@@ -29,9 +29,9 @@ from proa.model.ids import Digest, is_digest
 from proa.model.registry import Credentials
 
 TAGS_MAX = 10_000
-TAG_PAGES_MAX = 1000
+TAG_PAGES_MAX = 100
 _TAG_LIST_MAX_BYTES = 4 * 1024 * 1024
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(?:\d{1,18}|\*)")
 _NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
 
 
@@ -78,6 +78,7 @@ class Repository:
             and endpoint.url.startswith("https://")
             and not transport.has_authority(endpoint.host)
         )
+        self._settling = anyio.Lock()  # the layers of a push come here together
         self._path = path
         self._credentials = credentials
         self._scopes: Scopes = (f"repository:{path}:{'pull,push' if push else 'pull'}",)
@@ -128,7 +129,9 @@ class Repository:
             if following is None or not page:
                 return list(tags)
             target = urlsplit(urljoin(self._url + path, following[1]))
-            path = urlunsplit(("", "", target.path, target.query, ""))
+            before, path = path, urlunsplit(("", "", target.path, target.query, ""))
+            if path == before:
+                break
         raise RegistryFailed("the list of tags does not end")
 
     # --- blobs, in ---
@@ -192,14 +195,14 @@ class Repository:
 
     # --- blobs, out ---
 
-    async def find_blob(self, digest: Digest) -> int | None:
-        """Return the size of a blob that is there, None when it is not (or may not be seen)."""
+    async def has_blob(self, digest: Digest) -> bool:
+        """Whether a blob is there, and may be seen."""
         async with self._request("HEAD", self._blob_path(digest)) as answer:
             if answer.status in (403, 404):
-                return None
+                return False
             await check(answer, self._transport.timings)
             _expect(answer, 200)
-            return answer.content_length if answer.content_length is not None else -1
+            return True
 
     async def mount_blob(self, digest: Digest, source: str) -> bool:
         """Take a blob over from another repository of this registry. False when the registry will not."""
@@ -314,21 +317,22 @@ class Repository:
 
     async def _settle_scheme(self) -> None:
         """Find out once whether an insecure registry speaks TLS; it does when it answers so at all."""
-        if not self._may_be_plain:
-            return
-        try:
-            async with self._transport.send("GET", f"{self._url}/v2/"):
-                pass
-        except Unreachable as secure:
-            plain = "http://" + self._url.removeprefix("https://")
+        async with self._settling:
+            if not self._may_be_plain:
+                return
             try:
-                async with self._transport.send("GET", f"{plain}/v2/"):
+                async with self._transport.send("GET", f"{self._url}/v2/"):
                     pass
-            except RegistryFailed:
-                raise secure from None
-            self._url = plain
-            self._authorizer = Authorizer(self._transport, plain, self._credentials)
-        self._may_be_plain = False
+            except Unreachable as secure:
+                plain = "http://" + self._url.removeprefix("https://")
+                try:
+                    async with self._transport.send("GET", f"{plain}/v2/"):
+                        pass
+                except RegistryFailed:
+                    raise secure from None
+                self._url = plain
+                self._authorizer = Authorizer(self._transport, plain, self._credentials)
+            self._may_be_plain = False
 
 
 def _expect(answer: Answer, *statuses: int) -> None:

@@ -13,6 +13,7 @@ Source: RFC 9110, section 15.4; Go, net/http, whose errors Docker's users know.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -114,6 +115,8 @@ class Transport:
         self, method: str, url: str, headers: Mapping[str, str], body: Body | bytes | None
     ) -> AsyncIterator[Answer]:
         """One request. Whatever breaks in it, in the block too, is one of our errors."""
+        if not all("!" <= char <= "~" for char in url):  # it may be a stranger's, and is sent as it is
+            raise RegistryFailed(f"{method.title()} {_shown(url)!r}: invalid URL")
         context = await self._context(url)
         data = body() if callable(body) else body
         failing = partial(_failure, method, url, timings=self.timings)
@@ -220,6 +223,12 @@ def _shown(url: str) -> str:
     return url.partition("?")[0]
 
 
+def _reason(error: OSError) -> str:
+    if error.errno:
+        return f"connect: {os.strerror(error.errno).lower()}"
+    return str(error) or "connection closed"
+
+
 def _failure(method: str, url: str, error: Exception, *, timings: Timings) -> RegistryFailed:
     """Return our error, in the words of Go's client."""
     request = f'{method.title()} "{_shown(url)}"'
@@ -235,7 +244,7 @@ def _failure(method: str, url: str, error: Exception, *, timings: Timings) -> Re
             return Unreachable(f"{request}: http: server gave HTTP response to HTTPS client")
         return Unreachable(f"{request}: tls: {reason}")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return Unreachable(f"{request}: dial tcp {host}: {error.strerror or error.os_error}", is_passing=True)
+        return Unreachable(f"{request}: dial tcp {host}: {_reason(error.os_error)}", is_passing=True)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return Unreachable(
             f"{request}: dial tcp {host}: no connection within {timings.connect_s:g} s", is_passing=True
@@ -245,7 +254,7 @@ def _failure(method: str, url: str, error: Exception, *, timings: Timings) -> Re
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return Unreachable(f"{request}: proxyconnect: {error.status} {error.message}")
     if isinstance(error, aiohttp.ClientResponseError):
-        return RegistryFailed(f"{request}: malformed HTTP response: {error.message}"[:500])
+        return RegistryFailed(f"{request}: malformed HTTP response: {' '.join(error.message.split())}"[:500])
     if isinstance(error, aiohttp.InvalidURL | ValueError):
         return RegistryFailed(f"{request}: invalid URL: {error}"[:500])
     if isinstance(error, aiohttp.ClientPayloadError):

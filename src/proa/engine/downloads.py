@@ -87,6 +87,8 @@ class Downloads:
             with content.partials.using(blob.digest):
                 file = await self._images.store.in_thread(content.partials.resume, blob.digest, blob.size)
                 try:
+                    while not await self._images.store.in_thread(file.catch_up):
+                        pass
                     await self._complete(repository, blob, file, running)
                 finally:
                     file.close()
@@ -157,7 +159,7 @@ class Downloads:
     @asynccontextmanager
     async def _open(self, repository: Repository, blob: Descriptor, offset: int) -> AsyncIterator[BlobBody]:
         """From the registry; a foreign layer that it does not have, from where the manifest says."""
-        if is_foreign(blob) and await repository.find_blob(blob.digest) is None:
+        if is_foreign(blob) and not await repository.has_blob(blob.digest):
             opened = repository.open_foreign(blob.urls[0], offset)
         else:
             opened = repository.open_blob(blob.digest, offset)

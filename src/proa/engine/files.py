@@ -12,11 +12,11 @@ ContainerExport.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from proa.engine.container import Container, State
+from proa.engine.container import Container, MountPoint, State
 from proa.engine.creation import event_attributes
 from proa.engine.events import EventBus
 from proa.engine.isolation import Hulls
@@ -92,7 +92,11 @@ class Files:
                 strict=strict,
                 user=container.config.user if as_user else "",
                 read_only_root=container.host_config.readonly_rootfs,
-                volumes=[(point.destination, point.rw) for point in container.mounts],
+                volumes=[
+                    (point.destination, point.rw)
+                    for point in container.mounts
+                    if tree.namespace >= 0 or point.type != "tmpfs"  # which is there only while it runs
+                ],
             )
             try:
                 await trees.put_archive(tree, path, stream, rules)
@@ -100,13 +104,14 @@ class Files:
                 raise _not_found(ref, path) from error
         self._publish("extract-to-dir", container)
 
-    async def changes(self, ref: str) -> Sequence[tuple[int, str]]:
-        """Return kind (0 modified, 1 added, 2 deleted) and path of what the container changed in its
-        image."""
+    @asynccontextmanager
+    async def open_changes(self, ref: str) -> AsyncIterator[AsyncIterator[tuple[int, str]]]:
+        """Give kind (0 modified, 1 added, 2 deleted) and path of what the container changed in its image."""
         async with self.hold(ref) as (container, _):
             with self._roots.open_below(container.layers) as below:
                 upper = self._roots.upper_of(container.id)
-                return await trees.list_changes(upper, below, ignored=MOUNT_POINTS)
+                async with trees.open_changes(upper, below, ignored=MOUNT_POINTS) as changes:
+                    yield changes
 
     @asynccontextmanager
     async def open_export(self, ref: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -143,11 +148,7 @@ class Files:
                 stack.callback(os.close, namespace)
                 yield container, Tree(namespace=namespace)
                 return
-            mounts = [
-                TreeMount(source=Path(point.source), target=point.destination, read_only=not point.rw)
-                for point in container.mounts
-                if point.type != "tmpfs"
-            ]
+            mounts = [_tree_mount(point) for point in container.mounts if point.type != "tmpfs"]
             yield container, Tree(root=root, mounts=mounts)
 
     def _check(self, container: Container) -> None:
@@ -162,6 +163,13 @@ class Files:
 
     def _publish(self, action: str, container: Container) -> None:
         self._events.publish("container", action, container.id, event_attributes(container))
+
+
+def _tree_mount(point: MountPoint) -> TreeMount:
+    source = point.source.removesuffix(f"/{point.subpath}") if point.subpath else point.source
+    return TreeMount(
+        source=Path(source), subpath=point.subpath, target=point.destination, read_only=not point.rw
+    )
 
 
 def _not_found(ref: str, path: str) -> NotFound:

@@ -9,8 +9,10 @@ Source: Engine API, ImageCreate; Docker Engine 28, distribution/pull_v2.go, whos
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -35,6 +37,8 @@ from proa.model.registry import Credentials, Descriptor
 
 if TYPE_CHECKING:
     from proa.distribution.repository import Fetched, Repository
+
+_log = logging.getLogger(__name__)
 
 INDEX_DEPTH = 2  # an index in an index is allowed; nobody needs more
 
@@ -94,12 +98,9 @@ class Pulling:
         *,
         is_asked: bool,
     ) -> None:
-        found = await _find(repositories, target, platform)
-        reporter.say(f"Pulling from {target.path}", id=target.digest or target.tag)
         known = self._images.find(target)
-        async with self._images.store.open_session() as session:
-            image = await self._bring_in(session, found, target, reporter)
-        reporter.say(f"Digest: {found.digest}")
+        digest, image = await self._try_each(repositories, target, platform, reporter)
+        reporter.say(f"Digest: {digest}")
         is_new = known is None or known.id != image.id
         news = "Downloaded newer image" if is_new else "Image is up to date"
         reporter.say(f"Status: {news} for {target.familiar}")
@@ -111,6 +112,23 @@ class Pulling:
             )
         self._events.publish("image", "pull", target.familiar, {"name": target.familiar_name})
 
+    async def _try_each(
+        self, repositories: Sequence[Repository], target: Reference, platform: Platform, reporter: Reporter
+    ) -> tuple[Digest, Image]:
+        """Ask each server until one gives the image. Raises the last one's error."""
+        failure: EngineError
+        for left, repository in zip(range(len(repositories))[::-1], repositories, strict=True):
+            try:
+                found = await _find(repository, target, platform)
+                reporter.say(f"Pulling from {target.path}", id=target.digest or target.tag)
+                async with self._images.store.open_session() as session:
+                    return found.digest, await self._bring_in(session, found, target, reporter)
+            except (RegistryFailed, NotFound) as error:
+                failure = error
+                if left:
+                    _log.info("%s cannot be pulled from %s: %s", target, repository.url, error.message)
+        raise failure
+
     async def _bring_in(
         self, session: Session, found: _Found, target: Reference, reporter: Reporter
     ) -> Image:
@@ -121,6 +139,7 @@ class Pulling:
         known = self._images.store.catalog.find_id(descriptor.digest)
         if known is not None:
             await self._note_manifest(session, known, found)
+        if self._images.store.catalog.find_id(descriptor.digest) is not None:  # not removed meanwhile
             image = self._images.add_names(descriptor.digest, names)
             self._remember(target, image.layers, found.manifest.layers)
             return image
@@ -163,9 +182,10 @@ class Pulling:
         async def bring(diff_id: Digest, layer: Descriptor) -> None:
             try:
                 await self._downloads.fetch(session, found.repository, layer, reporter)
-                reporter.amount(short(layer.digest), "Extracting", 0, layer.size)
-                records[diff_id] = await session.add_layer(layer.digest, diff_id)
-                reporter.amount(short(layer.digest), "Extracting", layer.size, layer.size)
+                told = partial(reporter.amount, short(layer.digest), "Extracting", total=layer.size)
+                told(0)
+                records[diff_id] = await session.add_layer(layer.digest, diff_id, told)
+                told(layer.size)
                 reporter.layer(short(layer.digest), "Pull complete")
             except EngineError as error:
                 failures.append(error)
@@ -181,9 +201,11 @@ class Pulling:
     async def _note_manifest(self, session: Session, known: Entry, found: _Found) -> None:
         """Keep the manifest of an image that was here, so that a push gives it the same digest."""
         await session.pin(known)
+        catalog = self._images.store.catalog
         if known.manifest is None and _is_made_of(found.manifest, known.layers):
             manifest = await session.put_blob(found.data)
-            self._images.store.catalog.note_manifest(known.image.id, manifest)
+            if catalog.find_id(known.image.id) is not None:  # not removed meanwhile
+                catalog.note_manifest(known.image.id, manifest)
         elif known.manifest != digest_of(found.data):
             self._images.sources.remember_manifest(known.image.id, found.data)
 
@@ -205,19 +227,14 @@ def parse_target(name: str, tag: str) -> Reference:
     return reference.with_tag(tag) if tag else reference
 
 
-async def _find(repositories: Sequence[Repository], target: Reference, platform: Platform) -> _Found:
-    """Ask each server until one has the image. Raises the last server's error, in Docker's words."""
-    failure: RegistryFailed | None = None
-    for repository in repositories:
-        try:
-            top = await repository.get_manifest(target.digest or target.tag)
-        except RegistryFailed as error:
-            failure = error
-            continue
+async def _find(repository: Repository, target: Reference, platform: Platform) -> _Found:
+    """Ask one server. Raises NotFound in Docker's words; RegistryFailed."""
+    try:
+        top = await repository.get_manifest(target.digest or target.tag)
         manifest, data = await _choose(repository, top, platform)
-        return _Found(repository=repository, digest=top.digest, manifest=manifest, data=data)
-    assert failure is not None
-    raise explain(failure, target) from failure
+    except RegistryFailed as error:
+        raise explain(error, target) from error
+    return _Found(repository=repository, digest=top.digest, manifest=manifest, data=data)
 
 
 async def _choose(repository: Repository, top: Fetched, platform: Platform) -> tuple[Manifest, bytes]:
@@ -248,13 +265,11 @@ def _best(index: Index, platform: Platform) -> Descriptor:
 
 
 async def _list_tags(repositories: Sequence[Repository], target: Reference) -> Sequence[str]:
-    failure: RegistryFailed | None = None
     for repository in repositories:
         try:
             return await repository.list_tags()
         except RegistryFailed as error:
             failure = error
-    assert failure is not None
     raise explain(failure, target) from failure
 
 

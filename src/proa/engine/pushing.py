@@ -141,7 +141,7 @@ class Pushing:
             config = Descriptor(media_type=DOCKER_CONFIG, digest=push.entry.image.id, size=size)
             data = encode_manifest(config, layers)
             manifest = Manifest(media_type=DOCKER_MANIFEST, config=config, layers=tuple(layers))
-        if await push.repository.find_blob(push.entry.image.id) is None:
+        if not await push.repository.has_blob(push.entry.image.id):
             await self._upload(push, manifest.config)
         await push.repository.put_manifest(push.target.tag, manifest.media_type, data)
         self._record(push, manifest, digest_of(data), len(data))
@@ -207,7 +207,7 @@ class Pushing:
         if is_foreign(layer):
             reporter.layer(short(diff_id), "Skipped foreign layer")
             return
-        if await repository.find_blob(layer.digest) is not None:
+        if await repository.has_blob(layer.digest):
             reporter.layer(short(diff_id), "Layer already exists")
             return
         for path in self._images.sources.paths_of(layer.digest, push.target.domain):
@@ -237,7 +237,7 @@ class Pushing:
         sources, repository = self._images.sources, push.repository
         for blob, size in sources.blobs_of(diff_id, push.target.domain):
             layer = Descriptor(media_type=DOCKER_LAYER, digest=blob, size=size)
-            if await repository.find_blob(blob) is not None:
+            if await repository.has_blob(blob):
                 return layer
             for path in sources.paths_of(blob, push.target.domain):
                 if path != push.target.path and await repository.mount_blob(blob, path):

@@ -55,6 +55,10 @@ class Restore:
 
     async def find_all(self) -> None:
         """Adopt what runs and clean up after what does not."""
+        # First, before anything is started: what an earlier daemon had mounted to read a container's files.
+        await self._roots.release_all_but(
+            [one.id for one in self._registry if one.is_alive or one.launching or one.ending]
+        )
         limiter = anyio.CapacityLimiter(CONCURRENT_RESTORES)
 
         async def one(container: Container) -> None:
@@ -70,7 +74,6 @@ class Restore:
         attached = [container.id for container in self._registry if container.is_alive]
         await self._networks.cleanup(attached)
         await self._images.release_all_but([container.id for container in self._registry])
-        await self._roots.release_all_but([one.id for one in self._registry if one.is_alive])
 
     async def start_wanted(self) -> None:
         """Start what restart policies ask for after a reboot."""

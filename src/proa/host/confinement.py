@@ -29,7 +29,6 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _CAP_LAST = 40  # CAP_CHECKPOINT_RESTORE; those of later kernels are dropped by capset all the same
 _CAPABILITY_VERSION_3 = 0x20080522
-_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
 _STATFS_BYTES = 256  # struct statfs is 120; its first member is the type
@@ -83,8 +82,7 @@ def pivot_into(root: Path) -> None:
     Needs a mount namespace of our own.
     """
     os.chdir(root)
-    number = _SYS_PIVOT_ROOT[os.uname().machine]
-    _check(_libc.syscall(ctypes.c_long(number), b".", b"."), "pivot_root")
+    _check(_libc.pivot_root(b".", b"."), "pivot_root")
     mount.unmount(Path(), mount.Unmount.DETACH)
     os.chdir("/")
 

@@ -153,6 +153,12 @@ def open_tree(path: Path, *, clone: bool = True, recursive: bool = False) -> int
     return _call(path, _SYS_OPEN_TREE, AT_FDCWD, os.fsencode(path), flags)
 
 
+def copy_mount(directory: int) -> int:
+    """Copy the mount that a descriptor lies in, from what it refers to on, with the mounts below it."""
+    flags = os.O_CLOEXEC | _OPEN_TREE_CLONE | AT_RECURSIVE | AT_EMPTY_PATH
+    return _call("open_tree", _SYS_OPEN_TREE, directory, b"", flags)
+
+
 def move_mount(mount: int, target: Path) -> None:
     """Attach a mount from ``fsmount`` or ``open_tree`` at ``target``."""
     _call(target, _SYS_MOVE_MOUNT, mount, b"", AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)

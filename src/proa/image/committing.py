@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from proa.image.catalog import Entry, LayerRecord
-from proa.image.config import ImageConfig, encode_config
+from proa.image.config import MAX_LAYERS, ImageConfig, encode_config
 from proa.image.content import Spooled
 from proa.image.platform import Platform
 from proa.image.reference import Reference
 from proa.image.store import ImageStore
 from proa.model.config import ContainerConfig
+from proa.model.errors import InvalidParameter
 from proa.model.ids import Digest
 from proa.model.image import HistoryEntry, Image
 
@@ -64,6 +65,8 @@ async def commit_layer(
         if not tar.is_empty:
             spooled = Spooled(path=path, digest=tar.diff_id, size=tar.size_bytes)
             layers.append(await session.add_layer(await session.keep(spooled), tar.diff_id))
+        if len(layers) > MAX_LAYERS:
+            raise InvalidParameter(f"max depth exceeded: an image has at most {MAX_LAYERS} layers")
         config = _configure(base.image, request, layers, is_empty=tar.is_empty)
         image_id = await session.put_blob(encode_config(config))
         parent = base.image.id if store.catalog.find_id(base.image.id) is not None else ""

@@ -27,6 +27,7 @@ KEPT_S = 24 * 3600  # an interrupted pull is tried again the same day, or not at
 RESERVE_BYTES = 64 * 1024 * 1024  # left free, so that a hostile or mistaken upload cannot stop the daemon
 _CHECK_EVERY_BYTES = 16 * 1024 * 1024  # how often free space is looked at
 _READ_BYTES = 1024 * 1024
+_STEP_BYTES = 64 * 1024 * 1024  # hashed at a time: a tenth of a second, then others may have the thread
 
 
 class Partials:
@@ -56,7 +57,7 @@ class Partials:
             self._in_use += Counter()  # forgets what is at zero
 
     def resume(self, digest: Digest, size: int) -> PartialFile:
-        """Open the file for a blob of ``size`` bytes, hash what is there, and go on at its end."""
+        """Open the file for a blob of ``size`` bytes. Before anything else, ``catch_up`` until it is done."""
         return PartialFile(self.path(digest), digest, size)
 
     def drop(self, digest: Digest) -> None:
@@ -92,11 +93,21 @@ class PartialFile:
         self._check_at = 0
         with disk_errors():
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                self._rehash()
-            except BaseException:
-                self.close()
-                raise
+            os.utime(self._fd)  # it is in use again: its time starts anew
+            found = os.fstat(self._fd).st_size
+        if found > size:
+            self.restart()
+
+    def catch_up(self) -> bool:
+        """Hash some of what is there; True when all of it is, and writing goes on at its end."""
+        with disk_errors():
+            for _ in range(_STEP_BYTES // _READ_BYTES):
+                piece = os.read(self._fd, _READ_BYTES)
+                if not piece:
+                    return True
+                self._hash.update(piece)
+                self.offset += len(piece)
+        return False
 
     @property
     def missing(self) -> int:
@@ -133,14 +144,6 @@ class PartialFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def _rehash(self) -> None:
-        if os.fstat(self._fd).st_size > self._size:
-            self.restart()
-        while piece := os.read(self._fd, _READ_BYTES):
-            self._hash.update(piece)
-            self.offset += len(piece)
-        os.utime(self._fd)  # it is in use again: its time starts anew
 
 
 def check_space(fd: int) -> None:

@@ -64,7 +64,6 @@ class Descriptor:
     size: int
     platform: tuple[str, str, str] | None = None
     urls: tuple[str, ...] = ()
-    annotations: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,5 +26,6 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, re
     progress: str = ""
     progress_detail: dict[str, int] | None = None
     stream: str = ""
+    aux: dict[str, str | int] | None = None  # for programs: what a push has made
     error: str = ""
     error_detail: StreamError | None = None

@@ -10,10 +10,8 @@ from proa.model.config import ApiStruct
 from proa.wire.builds import BuildCacheRecord
 from proa.wire.containers import ContainerSummary
 from proa.wire.images import ImageSummary
+from proa.wire.routes import API_VERSION, MIN_API_VERSION
 from proa.wire.volumes import Volume
-
-API_VERSION = "1.51"
-MIN_API_VERSION = "1.24"
 
 
 class PlatformName(ApiStruct, frozen=True, kw_only=True):

@@ -437,7 +437,7 @@ async def test_swarm(client: Client, method: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/build"), ("POST", "/commit"), ("GET", "/containers/web/export")],
+    [("POST", "/build"), ("POST", "/session")],
 )
 async def test_missing_parts_say_so(client: Client, method: str, path: str) -> None:
     reply = await client.request(method, path)

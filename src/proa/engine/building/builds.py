@@ -19,6 +19,7 @@ from proa.build.parser import parse_dockerfile
 from proa.engine.building.bases import check_platform
 from proa.engine.building.build import Build, Tools
 from proa.engine.building.context import Context, Contexts, read_ignore, read_text
+from proa.engine.building.remote import fetch_context
 from proa.engine.building.request import BuildRequest, Tell
 from proa.engine.building.state import StageState, now_text
 from proa.engine.building.transcript import Transcript
@@ -96,6 +97,11 @@ class Builds:
         try:
             async with AsyncExitStack() as stack:
                 session = await stack.enter_async_context(self._tools.images.store.open_session())
+                if request.remote:
+                    fetched = await stack.enter_async_context(
+                        fetch_context(self._tools.client, request.remote)
+                    )
+                    context, request = fetched.stream, fetched.adapt(request)
                 root = await stack.enter_async_context(self._contexts.receive(context))
                 build = await self._prepare(request, root, host, session, transcript)
                 state = await build.run()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -142,8 +143,8 @@ class StageBuild:
                 await self._run(state, instruction)
             elif instruction.name in ("COPY", "ADD"):
                 await self._copy(state, instruction)
-            elif instruction.name == "WORKDIR":
-                await self._workdir(state, instruction)
+            elif instruction.name in ("WORKDIR", "VOLUME"):
+                await self._directories(state, instruction)
             else:
                 self._configure(state, instruction)
         except DockerfileError:
@@ -204,28 +205,36 @@ class StageBuild:
 
     # --- steps with layers ---
 
-    async def _workdir(self, state: StageState, instruction: Instruction) -> None:
+    async def _directories(self, state: StageState, instruction: Instruction) -> None:
+        """WORKDIR and VOLUME: the directories are there from now on."""
+        known = state.config.volumes or {}
+        variables = state.scope.variables(state.config.env)
         state.config = apply_instruction(
             state.config,
-            "WORKDIR",
+            instruction.name,
             instruction.rest,
             cmd_is_set=state.cmd_is_set,
             arguments=state.scope.variables(None),
             escape=self._around.escape,
         )
-        path = state.workdir
-        created_by = f"{_NOP} WORKDIR {path}"
+        if instruction.name == "WORKDIR":
+            wanted, shown = [state.workdir], state.workdir
+        else:
+            wanted = [posixpath.join("/", path) for path in state.config.volumes or {} if path not in known]
+            shown = self._shown(state, instruction, variables)
+        created_by = f"{_NOP} {instruction.name} {shown}"
         with self._tools.trees.open_layers(state.diff_ids) as below:
-            if _is_directory(below, path):
-                self._note(state, created_by)
-                return
+            missing = [path for path in wanted if not _is_there(below, path)]
+        if not missing:
+            self._note(state, created_by)
+            return
 
         async def write(out: int) -> PackedLayer:
-            items = [("make", -1, "", path, "", False)]
+            items = [("make", -1, "", path, "", False) for path in missing]
             plan = {"time": int(time.time()), "owner": "", "mode": "", "clear_owner": True, "items": items}
             return await self._assemble(state, plan, set(), out)
 
-        await self._layered(state, step_key("workdir", state.diff_ids, path), created_by, write)
+        await self._layered(state, step_key("make", state.diff_ids, missing), created_by, write)
 
     async def _copy(self, state: StageState, instruction: Instruction) -> None:
         name, escape = instruction.name, self._around.escape
@@ -490,12 +499,11 @@ def _with_path(config: ContainerConfig) -> ContainerConfig:
     return replace(config, env=[*(config.env or ()), DEFAULT_PATH])
 
 
-def _is_directory(below: int, path: str) -> bool:
+def _is_there(below: int, path: str) -> bool:
     if below < 0:
         return path == "/"
     try:
-        flags = os.O_PATH | os.O_DIRECTORY
-        os.close(openat2(below, path, flags, resolve=Resolve.IN_ROOT | Resolve.NO_MAGICLINKS))
+        os.close(openat2(below, path, os.O_PATH, resolve=Resolve.IN_ROOT | Resolve.NO_MAGICLINKS))
     except OSError:
         return False
     return True

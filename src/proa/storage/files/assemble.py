@@ -57,7 +57,7 @@ class Assembler:
         self._below = below
         self._tar = tar
         self._time_ns = int(plan["time"]) * 1_000_000_000
-        self._owner = find_owner(plan["owner"], below) if plan["owner"] else None
+        self._owner = _find_owner(plan["owner"], below) if plan["owner"] else None
         self._clear_owner = bool(plan["clear_owner"])
         self._mode = plan["mode"]
         self._site_packages = site_packages
@@ -294,6 +294,22 @@ class Assembler:
             self._tar.add_content(name, status, stream.pass_on, entry.xattrs)
         else:
             raise BadTar(f"{_show(parts)}: sparse files in an archive are not supported by ADD")
+
+
+def _find_owner(text: str, below: int) -> tuple[int, int]:
+    """Resolve ``--chown``: as ever, but a number alone is the group too."""
+    try:
+        uid, gid = find_owner(text, below)
+    except Refusal as error:
+        kind = "uid" if "user" in error.message else "gid"
+        word = "user" if kind == "uid" else "group"
+        name = text.partition(":")[0 if kind == "uid" else 2]
+        raise Refusal(
+            "invalid",
+            f"unable to convert uid/gid chown string to host mapping: can't find {kind} for {word} {name}: "
+            f"no such {word}: {name}",
+        ) from error
+    return (uid, uid) if text.isdecimal() else (uid, gid)
 
 
 def _is_tar(stream: Stream) -> bool:

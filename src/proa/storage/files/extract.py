@@ -24,6 +24,7 @@ RESERVE_BYTES = 64 << 20  # of the file system, left free: an endless archive mu
 RESERVE_INODES = 10_000
 CHECK_EVERY_BYTES = 16 << 20  # how often free space is looked at
 CHECK_EVERY_FILES = 512
+PATH_MAX = 4095  # bytes of a whole name; PATH_MAX without its NUL
 HOLE_MIN = 32 * 1024  # zeros that become a hole
 
 _ZEROS = bytes(1 << 20)
@@ -70,7 +71,7 @@ class Extractor:
                 try:
                     left = self._extract(entry, parts, stream)
                 except (OSError, OverflowError) as error:
-                    where = "/".join([self._path.rstrip("/"), *(os.fsdecode(part) for part in parts)])
+                    where = self._show_place(parts)
                     raise Refusal(_kind(error), f"{_verb(entry)} {where}: {_reason(error)}") from error
             stream.skip(left)
         for parts, mtime_ns in reversed(self._times):
@@ -152,11 +153,14 @@ class Extractor:
     def _check_replaced(self, entry: Entry, old: os.stat_result, name: bytes) -> None:
         if not self._strict:
             return
-        here = "/".join([self._path.rstrip("/"), *(os.fsdecode(part) for part in (*self._parent[0], name))])
+        here = self._show_place((*self._parent[0], name))
         if stat.S_ISDIR(old.st_mode):
-            raise Refusal("invalid", f'cannot overwrite directory "{here}" with non-directory "{self._path}"')
+            raise Refusal("invalid", f'cannot overwrite directory {here} with non-directory "{self._path}"')
         if entry.kind is Kind.DIRECTORY:
-            raise Refusal("invalid", f'cannot overwrite non-directory "{here}" with directory "{self._path}"')
+            raise Refusal("invalid", f'cannot overwrite non-directory {here} with directory "{self._path}"')
+
+    def _show_place(self, parts: tuple[bytes, ...]) -> str:
+        return _show(b"/".join([os.fsencode(self._path.rstrip("/")), *parts]))
 
     def _write(self, fd: int, entry: Entry, stream: Stream) -> None:
         at = 0
@@ -230,6 +234,8 @@ def _components(name: bytes, path: str) -> tuple[bytes, ...]:
 
     :raises BadTar: it leads out.
     """
+    if len(name) > PATH_MAX:
+        raise BadTar(f"a name of {len(name)} bytes, at most {PATH_MAX} allowed")
     parts: list[bytes] = []
     for part in name.split(b"/"):
         if part in (b"", b"."):

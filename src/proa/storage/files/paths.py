@@ -54,11 +54,11 @@ class Found:
     def describe(self) -> dict[str, object]:
         """Return what the header X-Docker-Container-Path-Stat says, but the time in nanoseconds."""
         return {
-            "name": base_name(self.path),
+            "name": readable(base_name(self.path)),
             "size": self.status.st_size,
             "mode": go_mode(self.status.st_mode),
             "mtime_ns": self.status.st_mtime_ns,
-            "target": self.target,
+            "target": readable(self.target),
         }
 
 
@@ -124,6 +124,11 @@ def follow(path: str) -> str:
             done = []
         todo += target.split("/")[::-1]
     return "/" + "/".join(done)
+
+
+def readable(text: str) -> str:
+    """Return a text that can be sent as JSON: names are bytes, and need not be UTF-8."""
+    return os.fsencode(text).decode("utf-8", "replace")
 
 
 def go_mode(mode: int) -> int:

@@ -19,20 +19,20 @@ Source: mount_namespaces(7), pivot_root(2), openat2(2).
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from proa.host import confinement, mount
 from proa.storage.decompression import HEAD_BYTES, ZSTD_MAGIC, decompressor_maker, iter_chunks
 from proa.storage.files.assemble import Assembler
 from proa.storage.files.extract import Extractor
 from proa.storage.files.owner import find_owner
-from proa.storage.files.paths import Refusal, base_name, find, follow
+from proa.storage.files.paths import Refusal, base_name, find, follow, readable
 from proa.storage.files.tar_writer import TarWriter
 from proa.storage.files.upper import list_changes, write_layer
 from proa.storage.files.walk import MemberWriter, Visit, read_xattrs, write_tree
@@ -89,22 +89,28 @@ def main() -> None:
         source = _open_source(sys.argv[2]) if request["do"] == "write" else None
         if request.get("unpacks"):
             decompressor_maker(ZSTD_MAGIC, sys.argv[2])  # imports its module
-        hashlib.sha256(b"")  # makes OpenSSL read its configuration, here and not in the tree
+        if request["do"] in ("layer", "assemble"):
+            import hashlib  # slow, and reads a configuration, which must not be the tree's
+
+            request["digest"] = hashlib.sha256()
         _forget_imports()
         _enter(request, writes=source is not None)
         confinement.keep_capabilities(keeps)
         confinement.limit(AS=MEMORY_BYTES, CORE=0)
         done = deed(request, answers, source)
     except Refusal as error:
-        answers.say(error=[error.kind, error.message])
+        answers.say(error=[error.kind, readable(error.message)])
     except BadTar as error:
         answers.say(error=["invalid", f"Error processing tar file: {error}"])
     except MemoryError:
         answers.say(error=["invalid", f"it needs more than {MEMORY_BYTES} bytes of memory, the limit"])
     except BrokenPipeError:
         sys.exit(1)  # nobody wants it any more
+    except (FileNotFoundError, NotADirectoryError) as error:  # it was there a moment ago
+        answers.say(error=["missing", readable(os.fsdecode(error.filename or ""))])
     except OSError as error:
-        answers.say(error=["failed", f"{error.filename or request['do']}: {(error.strerror or '').lower()}"])
+        what = readable(os.fsdecode(error.filename or request["do"]))
+        answers.say(error=["failed", f"{what}: {(error.strerror or '').lower()}"])
     else:
         answers.say(done=done)
 
@@ -133,7 +139,8 @@ def _enter(request: Request, *, writes: bool) -> None:
     """Make the tree the root.
 
     ``namespace``: a descriptor of a mount namespace, of which the tree is the root. Otherwise ``root``: its
-    directory, and ``mounts``: source, target and whether it is read-only, of what is mounted over it.
+    directory, and ``mounts``: source, path inside of it, target and whether it is read-only, of what is
+    mounted over it.
     """
     if request["namespace"] >= 0:
         confinement.enter_mounts(request["namespace"])
@@ -142,9 +149,9 @@ def _enter(request: Request, *, writes: bool) -> None:
     else:
         confinement.own_mounts()
         root = Path(request["root"])
-        _attach(root, None)
-        for source, target, read_only in request["mounts"]:
-            _attach_inside(root, Path(source), target, read_only=read_only)
+        _attach(root)
+        for source, subpath, target, read_only in request["mounts"]:
+            _attach_inside(root, _copy_source(source, subpath), target, read_only=read_only)
         confinement.pivot_into(root)
     tree = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     attributes = _ATTRIBUTES if writes else _ATTRIBUTES | mount.MountAttr.RDONLY
@@ -152,46 +159,46 @@ def _enter(request: Request, *, writes: bool) -> None:
     os.close(tree)
 
 
-def _attach(source: Path, target: int | None, *, read_only: bool = False) -> None:
-    """Mount ``source`` on a descriptor, or with None on itself."""
-    try:
-        copy = mount.open_tree(source, recursive=target is not None)
-    except FileNotFoundError:
-        raise Refusal("invalid", f"mount source path does not exist: {source}") from None
-    if read_only:
-        mount.mount_setattr(copy, set_attributes=mount.MountAttr.RDONLY, recursive=True)
-    if target is None:
-        mount.move_mount(copy, source)
-    else:
-        mount.move_mount_onto(copy, target)
+def _attach(root: Path) -> None:
+    """Mount the tree on itself: only a mount can become the root."""
+    copy = mount.open_tree(root)
+    mount.move_mount(copy, root)
     os.close(copy)
 
 
-def _attach_inside(root: Path, source: Path, target: str, *, read_only: bool) -> None:
+def _copy_source(source: str, subpath: str) -> int:
+    """Copy the mount of what is to be mounted. What is inside of it is a stranger's: no link leads out."""
+    try:
+        fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
+        if subpath:
+            resolve = mount.Resolve.IN_ROOT | mount.Resolve.NO_MAGICLINKS
+            fd = mount.openat2(fd, subpath, os.O_PATH, resolve=resolve)
+    except OSError:
+        where = f"{source}/{subpath}".rstrip("/")
+        raise Refusal("invalid", f"mount source path does not exist: {where}") from None
+    return mount.copy_mount(fd)
+
+
+def _attach_inside(root: Path, copy: int, target: str, *, read_only: bool) -> None:
     """Mount inside the tree, whose links may point anywhere and are taken as if it were the root already."""
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     resolve = mount.Resolve.IN_ROOT | mount.Resolve.NO_MAGICLINKS
     parts = [part for part in target.split("/") if part]
-    fd = -1
-    for depth in range(1, len(parts) + 1):
-        parent, path = fd, "/".join(parts[:depth])
+    fd = top
+    for depth, name in enumerate(parts, start=1):
+        above, path = fd, "/".join(parts[:depth])
         try:
             fd = mount.openat2(top, path, os.O_PATH, resolve=resolve)
         except FileNotFoundError:
             # As the runtime does at the start: the mount needs something to be on.
-            above = top if parent < 0 else parent
-            above = mount.openat2(above, ".", os.O_RDONLY | os.O_DIRECTORY)
-            if depth < len(parts) or source.is_dir():
-                os.mkdir(parts[depth - 1], 0o755, dir_fd=above)
+            if depth < len(parts) or stat.S_ISDIR(os.fstat(copy).st_mode):
+                os.mkdir(name, 0o755, dir_fd=above)
             else:
-                os.close(os.open(parts[depth - 1], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644, dir_fd=above))
-            os.close(above)
+                os.mknod(name, stat.S_IFREG | 0o644, dir_fd=above)
             fd = mount.openat2(top, path, os.O_PATH, resolve=resolve)
-        if parent >= 0:
-            os.close(parent)
-    _attach(source, fd, read_only=read_only)
-    os.close(fd)
-    os.close(top)
+    if read_only:
+        mount.mount_setattr(copy, set_attributes=mount.MountAttr.RDONLY, recursive=True)
+    mount.move_mount_onto(copy, fd)
 
 
 # --- deeds ---
@@ -209,10 +216,13 @@ def _read(request: Request, answers: _Answers, source: Stream | None) -> object:
         raise Refusal(
             "invalid", f"{found.path} is on a kernel file system ({system}), which cannot be copied"
         )
+    name = os.fsencode(base_name(found.path))
+    if not found.is_directory:
+        os.fchdir(_open_directory(found.path.rpartition("/")[0] or "/"))
+        status = os.lstat(name)
     answers.say(found=found.describe())
     tar = TarWriter(_to_fd(_OUT))
     members = MemberWriter(tar)
-    name = os.fsencode(base_name(found.path))
     if found.is_directory:
         # Docker calls the root "/", and what is in it "/name".
         prefix = b"" if name == b"/" else name
@@ -223,8 +233,7 @@ def _read(request: Request, answers: _Answers, source: Stream | None) -> object:
             fd, members, prefix=prefix + b"/", is_skipped=lambda visit: _is_kernels(visit, status.st_dev)
         )
     else:
-        os.fchdir(_open_directory(found.path.rpartition("/")[0] or "/"))
-        members.write(name, os.lstat(name), name)
+        members.write(name, status, name)
     tar.finish()
     return None
 
@@ -245,7 +254,7 @@ def _export(request: Request, answers: _Answers, source: Stream | None) -> objec
 
 
 def _layer(request: Request, answers: _Answers, source: Stream | None) -> object:
-    sink = _LayerSink(request["out"])
+    sink = _LayerSink(request["out"], request["digest"])
     tar = TarWriter(sink.write)
     write_layer(_open_directory("/"), request["below"], tar, _ignored(request))
     tar.finish()
@@ -254,9 +263,10 @@ def _layer(request: Request, answers: _Answers, source: Stream | None) -> object
 
 def _changes(request: Request, answers: _Answers, source: Stream | None) -> object:
     changes = list_changes(_open_directory("/"), request["below"], _ignored(request))
+    answers.say(found={})
     put = _to_fd(_OUT)
     for start in range(0, len(changes), 1000):
-        part = [[kind, os.fsdecode(path)] for kind, path in changes[start : start + 1000]]
+        part = [[kind, path.decode("utf-8", "replace")] for kind, path in changes[start : start + 1000]]
         put(json.dumps(part).encode() + b"\n")
     return None
 
@@ -281,7 +291,7 @@ def _assemble(request: Request, answers: _Answers, source: Stream | None) -> obj
     """Write what a COPY or ADD of a build makes as a layer; see ``assemble``."""
     with os.fdopen(request["plan"], "rb") as file:
         plan = json.load(file)
-    sink = _LayerSink(request["out"])
+    sink = _LayerSink(request["out"], request["digest"])
     tar = TarWriter(sink.write)
     Assembler(request["below"], tar, plan, sys.argv[2]).write(plan["items"])
     tar.finish()
@@ -302,14 +312,21 @@ _DEEDS: dict[str, tuple[Callable[[Request, _Answers, Stream | None], object], tu
 # --- machinery ---
 
 
+class Digest(Protocol):
+    """A running digest of hashlib."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
 class _LayerSink:
     """Writes a layer to a file, hashing it, and stops before the disk is full."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, digest: Digest) -> None:
         self._fd = fd
         self._put = _to_fd(fd)
         self._check_at = _CHECK_EVERY_BYTES
-        self.digest = hashlib.sha256()
+        self.digest = digest
         self.size = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:

@@ -46,11 +46,15 @@ class PathMissing(NotFound):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeMount:
-    """A directory or file of the host, seen at ``target`` of a tree, with what is mounted below it."""
+    """A directory or file of the host, seen at ``target`` of a tree, with what is mounted below it.
+
+    :ivar subpath: inside ``source``, where a stranger may have put links: they do not lead out of it.
+    """
 
     source: Path
     target: str
     read_only: bool = False
+    subpath: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,13 +203,28 @@ async def assemble_layer(
     )
 
 
-async def list_changes(upper: Path, below: int, *, ignored: Collection[str] = ()) -> list[tuple[int, str]]:
-    """Return kind (0 modified, 1 added, 2 deleted) and absolute path of each change. Parameters as above."""
+@contextlib.asynccontextmanager
+async def open_changes(
+    upper: Path, below: int, *, ignored: Collection[str] = ()
+) -> AsyncIterator[AsyncIterator[tuple[int, str]]]:
+    """Give kind (0 modified, 1 added, 2 deleted) and absolute path of each change, however many there are.
+
+    Parameters as of ``pack_upper``. They must be read inside the block.
+    """
     request = {"do": "changes", "below": below, "ignored": list(ignored)}
     fds = [below] if below >= 0 else []
     async with _child(Tree(root=upper), request, reads=True, pass_fds=fds) as child:
-        text = b"".join([piece async for piece in child.pieces()])
-    return [(kind, path) for line in text.splitlines() for kind, path in json.loads(line)]
+        await child.found()
+        yield _changes(child)
+
+
+async def _changes(child: _Child) -> AsyncIterator[tuple[int, str]]:
+    rest = b""
+    async for piece in child.pieces():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            for kind, path in json.loads(line):
+                yield kind, path
 
 
 # --- the child ---
@@ -306,7 +325,9 @@ async def _child(
             request = {
                 **request,
                 "root": os.fspath(tree.root),
-                "mounts": [[os.fspath(one.source), one.target, one.read_only] for one in tree.mounts],
+                "mounts": [
+                    [os.fspath(one.source), one.subpath, one.target, one.read_only] for one in tree.mounts
+                ],
                 "namespace": tree.namespace,
             }
             passed = {their_answers, *pass_fds, *([tree.namespace] if tree.namespace >= 0 else [])}

@@ -20,7 +20,9 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
+from proa.build.cache import BuildCache
 from proa.distribution.registries import Registries
+from proa.engine.building.trees import BuildTrees
 from proa.engine.container import Container
 from proa.engine.engine import Engine, Stores, build_engine
 from proa.engine.events import Event, EventBus
@@ -362,6 +364,9 @@ class Ground:
             networks=cast(Networks, FakeNetworks(self, stage)),
             registries=Registries(RegistrySettings()),
             containers_dir=self.root / "containers",
+            build_cache=cast(BuildCache, None),
+            build_trees=cast(BuildTrees, None),
+            context_layers=cast(Layers, None),
         )
         hulls = Hulls(
             names, container_runtime="crun", default_isolation="container", missing={"runc": "gone"}

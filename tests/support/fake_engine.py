@@ -12,6 +12,8 @@ from typing import Any
 
 import anyio
 
+from proa.engine.building.builds import CacheRecord
+from proa.engine.building.request import BuildRequest, Tell
 from proa.engine.commits import CommitQuery
 from proa.engine.container import Container, MountPoint, State
 from proa.engine.containers import AttachQuery
@@ -27,6 +29,7 @@ from proa.engine.unit import Waiter
 from proa.engine.updates import UpdateRequest
 from proa.model.config import ContainerConfig, Empty, EndpointSettings, HostConfig, NetworkingConfig
 from proa.model.errors import (
+    CommandFailed,
     Internal,
     InvalidParameter,
     NoSuchContainer,
@@ -542,6 +545,17 @@ class FakeSystem:
             images=[(IMAGE, 0, 1)],
             containers=[(make_container(), 12, 4_000_012)],
             volumes=[(VOLUME, 100, 1)],
+            build_cache=[
+                CacheRecord(
+                    id="step",
+                    type="regular",
+                    description="RUN true",
+                    size_bytes=7,
+                    created_at_ns=BORN_NS,
+                    used_at_ns=BORN_NS,
+                    uses=2,
+                )
+            ],
         )
 
     async def events(self, *, since_ns: int, until_ns: int, filters: Filters) -> AsyncIterator[Event]:
@@ -610,7 +624,29 @@ class FakeCommits:
         return IMAGE_ID
 
 
-@dataclass
+@dataclass(slots=True)
+class FakeBuilds:
+    """Takes every context, says one step, and has built IMAGE; a target called "bad" fails."""
+
+    requests: list[tuple[BuildRequest, bytes]] = field(default_factory=list)
+    pruned: list[tuple[Filters, bool, int]] = field(default_factory=list)
+
+    async def build(self, request: BuildRequest, context: AsyncIterator[bytes], tell: Tell) -> Digest:
+        self.requests.append((request, b"".join([piece async for piece in context])))
+        if request.target == "early":
+            raise InvalidParameter("dockerfile parse error on line 2: unknown instruction: FOO")
+        tell({"stream": "Step 1/1 : FROM busybox\n"})
+        if request.target == "bad":
+            raise CommandFailed("/bin/sh -c false", 3)
+        tell({"aux": {"ID": IMAGE_ID}})
+        return IMAGE_ID
+
+    async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]:
+        self.pruned.append((filters, all, keep_bytes))
+        return ["step"], 42
+
+
+@dataclass(slots=True)
 class FakeEngine:
     """The whole."""
 
@@ -622,4 +658,5 @@ class FakeEngine:
     volumes: FakeVolumes = field(default_factory=FakeVolumes)
     networks: FakeNetworks = field(default_factory=FakeNetworks)
     registries: FakeRegistries = field(default_factory=FakeRegistries)
+    builds: FakeBuilds = field(default_factory=FakeBuilds)
     system: FakeSystem = field(default_factory=FakeSystem)

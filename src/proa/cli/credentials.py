@@ -76,6 +76,15 @@ def find(key: str) -> AuthConfig | None:
     return None
 
 
+def find_all() -> dict[str, AuthConfig]:
+    """Return the credentials of every registry that the file names, by its key."""
+    document = _read()
+    helpers = document.get("credHelpers")
+    named = [*_auths(document), *(helpers if isinstance(helpers, dict) else {})]
+    found = {key: find(key) for key in sorted({auth_key(name) for name in named})}
+    return {key: config for key, config in found.items() if config is not None}
+
+
 def store(key: str, username: str, password: str, identity_token: str) -> str:
     """Keep credentials; an identity token replaces the password. Return a warning, "" when there is none."""
     document = _read()

@@ -31,8 +31,20 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def pack(source: Path, name: str) -> Iterator[bytes]:
     """Yield the tar of a file or directory, called ``name`` in it. Links are not followed; sockets are left
     out. Raises ClickException."""
+    yield from _pack(_walk(source, name))
+
+
+def pack_tree(root: Path, keeps: Callable[[str, bool], bool]) -> Iterator[bytes]:
+    """Yield the tar of what is in a directory, named from there.
+
+    :param keeps: whether a path (and all below it, when it is a directory: the second argument) is taken.
+    """
+    yield from _pack(_walk_kept(root, "", keeps))
+
+
+def _pack(files: Iterable[tuple[Path, str]]) -> Iterator[bytes]:
     first: dict[tuple[int, int], str] = {}
-    for path, arc_name in _walk(source, name):
+    for path, arc_name in files:
         try:
             status = path.lstat()
             if stat.S_ISSOCK(status.st_mode):
@@ -80,6 +92,17 @@ def _walk(source: Path, name: str) -> Iterator[tuple[Path, str]]:
     if source.is_dir() and not source.is_symlink():
         for child in sorted(source.iterdir()):
             yield from _walk(child, f"{name.rstrip('/')}/{child.name}")
+
+
+def _walk_kept(directory: Path, above: str, keeps: Callable[[str, bool], bool]) -> Iterator[tuple[Path, str]]:
+    for child in sorted(directory.iterdir()):
+        name = f"{above}{child.name}"
+        is_directory = child.is_dir() and not child.is_symlink()
+        if not keeps(name, is_directory):
+            continue
+        yield child, name
+        if is_directory:
+            yield from _walk_kept(child, f"{name}/", keeps)
 
 
 def _member(

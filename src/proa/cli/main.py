@@ -49,6 +49,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "login": ("login", "login", "Authenticate to a registry"),
     "logout": ("login", "logout", "Log out from a registry"),
     "search": ("registries", "search", "Search Docker Hub for images"),
+    "build": ("build", "build", "Build an image from a Dockerfile"),
+    "builder": ("build", "builder", "Manage the build cache"),
     "images": ("images", "images", "List images"),
     "rmi": ("images", "rmi", "Remove one or more images"),
     "tag": ("images", "tag", "Create a tag TARGET that refers to SOURCE"),

@@ -187,7 +187,7 @@ def _make_builds(
             bases=Bases(stores.images, registries),
             client=stores.registries,
         ),
-        contexts=Contexts(stores.context_layers, stores.images.store),
+        contexts=Contexts(stores.context_layers, stores.images),
         hulls=hulls,
         events=events,
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from proa.model.config import ApiStruct
+from proa.wire.errors import StreamError
 
 REGISTRY_CONFIG_HEADER = "X-Registry-Config"
 SECRETS_HEADER = "X-Proa-Build-Secrets"
@@ -30,3 +31,19 @@ class BuildCacheRecord(ApiStruct, frozen=True, kw_only=True):
 class PruneReport(ApiStruct, frozen=True, kw_only=True):
     caches_deleted: list[str] | None = None
     space_reclaimed: int = 0
+
+
+class Aux(msgspec.Struct, frozen=True, kw_only=True):
+    id: str = msgspec.field(default="", name="ID")
+
+
+class BuildLine(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One line of a build's stream, as a client reads it: text of a step, a pull's progress, or the end."""
+
+    stream: str = ""
+    status: str = ""
+    id: str = ""
+    progress_detail: dict[str, int] | None = None
+    aux: Aux | None = None
+    error: str = ""
+    error_detail: StreamError | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 
 import msgspec
 
@@ -112,3 +113,8 @@ def auth_key(registry: str) -> str:
     _, separator, rest = registry.partition("://")
     host = (rest if separator else registry).partition("/")[0].lower()
     return HUB_KEY if not host or host in _HUB_DOMAINS else host
+
+
+def encode_auths(configs: Mapping[str, AuthConfig]) -> str:
+    """Return the value of X-Registry-Config: the credentials of several registries, by their keys."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(dict(configs))).decode()

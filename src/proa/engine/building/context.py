@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 from proa.build.ignore import IgnoreRules, read_ignore_file
-from proa.image.store import ImageStore
+from proa.image.images import Images
 from proa.model.errors import NotFound
 from proa.model.ids import Digest
 from proa.storage.files.gather import Gatherer
@@ -47,9 +47,9 @@ class Context:
 class Contexts:
     """The contexts of the builds under way, and of the latest ones: the next build often has the same."""
 
-    def __init__(self, layers: Layers, store: ImageStore) -> None:
+    def __init__(self, layers: Layers, images: Images) -> None:
         self._layers = layers
-        self._store = store
+        self._images = images
         self._users: Counter[Digest] = Counter()
         self._choosing = anyio.Lock()  # for a moment before a user counts, and around every removal
         self._latest: OrderedDict[Digest, int] = OrderedDict()  # and their bytes, the latest last
@@ -78,11 +78,12 @@ class Contexts:
                 await self._keep_latest(diff_id)
 
     async def _store_tar(self, stream: AsyncIterator[bytes]) -> Digest:
-        async with self._store.open_spool() as spool:
+        store = self._images.store
+        async with store.open_spool() as spool:
             file = spool.create()
             try:
                 async for batch in _batches(stream):
-                    await self._store.in_thread(file.write, batch)
+                    await store.in_thread(file.write, batch)
                 spooled = file.finish()
             finally:
                 file.abort()
@@ -92,7 +93,7 @@ class Contexts:
                     self._users[spooled.digest] += 1
                     return spooled.digest
             if not spooled.size:
-                await self._store.in_thread(spooled.path.write_bytes, bytes(1024))  # a tar of nothing
+                await store.in_thread(spooled.path.write_bytes, bytes(1024))  # a tar of nothing
             stored = await self._layers.add(spooled.path)
             self._users[stored.diff_id] += 1
             return stored.diff_id

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A context that is named by an address: an archive, or a Dockerfile alone. Source: Engine API, ImageBuild."""
+"""A context that an address names: an archive, or a Dockerfile alone. Source: Engine API, ImageBuild."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ async def fetch_context(client: Registries, address: str) -> AsyncIterator[Remot
     path = address.partition("#")[0].partition("?")[0]
     if not address.startswith(("http://", "https://")) or path.endswith(".git"):
         raise InvalidParameter(
-            f"unable to prepare context: {address}: only http and https addresses of archives and Dockerfiles "
-            "are supported; clone a git repository and build from the directory"
+            f"unable to prepare context: {address}: only http and https addresses of archives and "
+            "Dockerfiles are supported; clone a git repository and build from the directory"
         )
     async with client.fetch(address) as pieces:
         head = b""

@@ -110,23 +110,7 @@ def build_engine(
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
     files = Files(registry=registry, units=units, hulls=hulls, roots=stores.roots, events=events)
-    builds = _make_builds(
-        stores,
-        registries,
-        runner=Runner(
-            registry=registry,
-            units=units,
-            lifecycle=lifecycle,
-            removal=removal,
-            networks=stores.networks,
-            hulls=hulls,
-            roots=stores.roots,
-            events=events,
-            containers_dir=stores.containers_dir,
-        ),
-        hulls=hulls,
-        events=events,
-    )
+    builds = _make_builds(stores, hulls, registry, units, lifecycle, removal, registries, events)
     return Engine(
         containers=Containers(
             registry=registry,
@@ -176,18 +160,33 @@ def build_engine(
 
 
 def _make_builds(
-    stores: Stores, registries: Registries, *, runner: Runner, hulls: Hulls, events: EventBus
+    stores: Stores,
+    hulls: Hulls,
+    registry: Registry,
+    units: Units,
+    lifecycle: Lifecycle,
+    removal: Removal,
+    registries: Registries,
+    events: EventBus,
 ) -> Builds:
-    return Builds(
-        tools=BuildTools(
-            images=stores.images,
-            cache=stores.build_cache,
-            trees=stores.build_trees,
-            runner=runner,
-            bases=Bases(stores.images, registries),
-            client=stores.registries,
-        ),
-        contexts=Contexts(stores.context_layers, stores.images),
+    runner = Runner(
+        registry=registry,
+        units=units,
+        lifecycle=lifecycle,
+        removal=removal,
+        networks=stores.networks,
         hulls=hulls,
+        roots=stores.roots,
         events=events,
+        containers_dir=stores.containers_dir,
     )
+    tools = BuildTools(
+        images=stores.images,
+        cache=stores.build_cache,
+        trees=stores.build_trees,
+        runner=runner,
+        bases=Bases(stores.images, registries),
+        client=stores.registries,
+    )
+    contexts = Contexts(stores.context_layers, stores.images)
+    return Builds(tools=tools, contexts=contexts, hulls=hulls, events=events)

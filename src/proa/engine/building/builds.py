@@ -26,13 +26,14 @@ from proa.engine.building.transcript import Transcript
 from proa.engine.creation import check_config
 from proa.engine.events import EventBus
 from proa.engine.filters import Filters, check_filters, parse_until_ns
-from proa.engine.isolation import ISOLATION_CONTAINER, ISOLATION_VM, Hulls
+from proa.engine.isolation import ISOLATION_CONTAINER, Hulls
 from proa.image.config import encode_config
 from proa.image.reference import Reference, parse_reference
 from proa.image.store import Session
 from proa.model.config import ContainerConfig, HostConfig
-from proa.model.errors import CommandFailed, EngineError, InvalidParameter
+from proa.model.errors import CommandFailed, EngineError, FeatureMissing, InvalidParameter
 from proa.model.ids import Digest
+from proa.model.task import RootfsKind
 
 CACHE_MAX_BYTES = 20 << 30  # of the layers that only the cache needs
 _PRUNE_FILTERS = ("until", "id", "type", "unused-for", "inuse", "shared", "private", "description", "parent")
@@ -132,10 +133,6 @@ class Builds:
         host = request.host
         if request.squash:
             raise InvalidParameter("squash is only supported with experimental mode")
-        if host.isolation.lower() == ISOLATION_VM or host.runtime == ISOLATION_VM:
-            raise InvalidParameter(
-                "isolation vm is not supported for builds: build with containers, then run the image in a VM"
-            )
         mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
         host = replace(
             host,
@@ -145,7 +142,15 @@ class Builds:
             log_config=replace(host.log_config, type="json-file"),
         )
         check_config(ContainerConfig(), host)
-        self._hulls.check(self._hulls.choose(host), host)
+        runtime = self._hulls.choose(host)
+        if self._hulls[runtime].features.rootfs is RootfsKind.BLOCK:
+            raise FeatureMissing(
+                runtime,
+                "building images",
+                "what a step writes is on a disk that only its own kernel mounts; "
+                "build in containers, and run the image in either hull",
+            )
+        self._hulls.check(runtime, host)
         return host
 
     async def _finish(

@@ -141,7 +141,8 @@ def test_copies(daemon: Daemon, build: Build, tag: str) -> None:
         "FROM busybox\nRUN mkdir -m 1777 /sticky && chown 5:6 /sticky && ln -s /real /link && mkdir /real\n"
         "COPY d /dir\nCOPY d/* f /several/\nCOPY --chown=12:34 --chmod=640 f /owned/deep/f\n"
         "COPY --chown=nobody:1 f /named\nCOPY f /sticky/\nCOPY f /link/\nCOPY --link f /linked/f\n"
-        "COPY --parents ./d/e/y f /p/\nCOPY --parents d/./e/y /q/\nCOPY --exclude=**/*.md --exclude=x d /ex/\n"
+        "COPY --parents ./d/e/y f /p/\nCOPY --parents d/./e/y /q/\n"
+        "COPY --exclude=**/*.md --exclude=x d /ex/\n"
         'COPY ["f", "/a name"]\nCOPY --chmod=u=rwx,go=rX d /modes\n'
         "RUN stat -c '%n %u:%g %a' /owned/deep /owned/deep/f /named /sticky /modes /modes/x\n"
         "RUN find /dir /several /sticky /link/ /linked /p /q /ex '/a name' -type f | sort\n",

@@ -21,6 +21,7 @@ from proa.model.errors import InvalidParameter
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]|[@*#]")
 MAX_DEPTH = 16  # of ${A:-${B:-…}}
+EXPANDED_MAX = 1 << 20  # characters that variables may put in: ENV A=$A$A doubles each time
 _PATTERN_MAX = 4096  # characters of a pattern and its value: the time is the product of their lengths
 
 
@@ -56,7 +57,7 @@ def expand(word: str, env: Mapping[str, str], depth: int = 0, *, escape: str = "
     if depth > MAX_DEPTH:
         raise InvalidParameter("failed to process: variables are nested too deep")
     out: list[str] = []
-    position = 0
+    size = position = 0
     is_quoted = False
     while position < len(word):
         char = word[position]
@@ -81,6 +82,9 @@ def expand(word: str, env: Mapping[str, str], depth: int = 0, *, escape: str = "
         elif char == "$":
             value, position = _variable(word, position + 1, env, depth, escape)
             out.append(value)
+            size += len(value)
+            if size > EXPANDED_MAX:
+                raise InvalidParameter(f"a value of more than {EXPANDED_MAX} characters")
         else:
             out.append(char)
             position += 1
@@ -94,7 +98,7 @@ def expand(word: str, env: Mapping[str, str], depth: int = 0, *, escape: str = "
 def expand_text(text: str, env: Mapping[str, str], *, escape: str = "\\") -> str:
     """Put variables into a text in which quotes mean nothing: a here-document. Raises InvalidParameter."""
     out: list[str] = []
-    position = 0
+    size = position = 0
     while position < len(text):
         char = text[position]
         if char == escape and text[position + 1 : position + 2] in ("$", escape):
@@ -103,6 +107,9 @@ def expand_text(text: str, env: Mapping[str, str], *, escape: str = "\\") -> str
         elif char == "$":
             value, position = _variable(text, position + 1, env, 0, escape)
             out.append(value)
+            size += len(value)
+            if size > EXPANDED_MAX:
+                raise InvalidParameter(f"a text of more than {EXPANDED_MAX} characters")
         else:
             out.append(char)
             position += 1

@@ -90,6 +90,13 @@ def test_patterns_take_linear_time() -> None:
     assert expand("${V//" + "*a" * 20 + "b/x}", {"V": value}) == value
 
 
+def test_doubling_ends() -> None:
+    env = {"A": "xx"}
+    with pytest.raises(InvalidParameter, match="more than 1048576 characters"):
+        for _ in range(100):
+            env["A"] = expand("$A$A", env)
+
+
 def test_text_keeps_its_quotes() -> None:
     assert expand_text('it\'s "$A" \\$A\n', ENV) == 'it\'s "value" $A\n'
 

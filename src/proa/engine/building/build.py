@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -88,6 +88,7 @@ class Build:
         self._total = 0
         self._bases: dict[int, str] = {}
         self._group: TaskGroup
+        self._behind: list[Callable[[], Awaitable[None]]] = []
 
     async def run(self) -> StageState:
         """Build. Raises EngineError; what was made for it is in the cache then, or gone."""
@@ -105,9 +106,12 @@ class Build:
         for number, text in enumerate(shown, start=1):
             head.say(f"Step {number}/{self._total} : {text}\n")
         head.close()
-        async with anyio.create_task_group() as self._group:
-            for stage in needed:
-                self._begin(stage)
+        try:
+            async with anyio.create_task_group() as self._group:
+                for stage in needed:
+                    self._begin(stage)
+        finally:
+            await self._work_behind()  # what was called off before it began
         state = self._promises[target.index].state
         assert state is not None
         return state
@@ -121,6 +125,16 @@ class Build:
     def next_step(self, stage: Stage) -> str:
         self._steps[stage.index] = number = self._steps.get(stage.index, 0) + 1
         return f"{number}/{self._total}"
+
+    def do_behind(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something beside the stages; the build ends after it, and does it even when it fails."""
+        self._behind.append(work)
+        self._group.start_soon(self._work_behind)
+
+    async def _work_behind(self) -> None:
+        while self._behind:
+            with anyio.CancelScope(shield=True):
+                await self._behind.pop()()
 
     def last_step(self) -> str:
         """Return "8/8"."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -123,7 +124,7 @@ class Builds:
         text = await read_text(root, request.dockerfile, MAX_BYTES)
         if text is None:
             raise InvalidParameter(f"Cannot locate specified Dockerfile: {request.dockerfile}")
-        dockerfile = parse_dockerfile(text, name=request.dockerfile)
+        dockerfile = await anyio.to_thread.run_sync(partial(parse_dockerfile, text, name=request.dockerfile))
         ignore = await read_ignore(root, request.dockerfile)
         context = Context(root=root, path=Path(f"/proc/self/fd/{root}").readlink(), ignore=ignore)
         return Build(self._tools, request, dockerfile, context, host, session, transcript)
@@ -172,11 +173,15 @@ class Builds:
         unused = build.scope.unused()
         if unused:
             voice.say(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
-        if not state.history and not state.image_id:
+        if state.is_base and state.image_id:
+            image_id = Digest(state.image_id)
+            self._tools.images.add_names(image_id, names)
+        elif state.is_base:
             raise InvalidParameter("No image was generated. Is your Dockerfile empty?")
-        config = state.image()
-        image_id = await session.put_blob(encode_config(config))
-        session.register(image_id, config, state.layers, names=names)
+        else:
+            config = state.image()
+            image_id = await session.put_blob(encode_config(config))
+            session.register(image_id, config, state.layers, names=names)
         if request.quiet:
             tell({"stream": f"{image_id}\n"})
         tell({"aux": {"ID": image_id}})

@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace as replace_command
+from functools import partial
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -89,6 +90,10 @@ class Surroundings(Protocol):
         """Return "3/8"."""
         ...
 
+    def do_behind(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something before the build ends."""
+        ...
+
 
 class Tools(Protocol):
     """What is the same for all builds."""
@@ -156,8 +161,7 @@ class StageBuild:
         self._say_id(state)
 
     def _say_id(self, state: StageState) -> None:
-        has_image = state.layers or state.history or state.image_id
-        self._voice.say(f" ---> {state.short_id() if has_image else ''}\n")
+        self._voice.say(f" ---> {state.short_id()}\n")
 
     # --- instructions that change the configuration only ---
 
@@ -353,7 +357,6 @@ class StageBuild:
 
         container_id = runner.create(command)
         voice.say(f" ---> Running in {container_id[:12]}\n")
-        keeps = False
         try:
             await runner.run(container_id, command, speak)
 
@@ -361,14 +364,15 @@ class StageBuild:
                 return await runner.pack(container_id, command, out)
 
             await self._store(state, key, created_by, write)
-            keeps = not self._around.request.remove
-        finally:
-            if keeps:
-                runner.keep(container_id)
-            else:
-                await runner.remove(container_id)
-        if not keeps:
-            voice.say(f"Removing intermediate container {container_id[:12]}\n")
+        except BaseException:
+            await runner.remove(container_id)
+            raise
+        if not self._around.request.remove:
+            runner.keep(container_id)
+            return
+        voice.say(f"Removing intermediate container {container_id[:12]}\n")
+        # The next step does not wait for it, but the build does.
+        self._around.do_behind(partial(runner.remove, container_id))
 
     def _argv(self, state: StageState, instruction: Instruction, mounting: Mounting) -> list[str]:
         if instruction.words is not None:
@@ -457,7 +461,6 @@ class StageBuild:
             if not packed.is_empty:
                 spooled = Spooled(path=path, digest=packed.diff_id, size=packed.size_bytes)
                 layer = await self._session.add_layer(await self._session.keep(spooled), packed.diff_id)
-        state.is_cached = False
         step = self._tools.cache.put(
             key,
             description=created_by,

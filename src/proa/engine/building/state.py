@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from proa.build.cache import step_key
 from proa.build.scope import StageScope
 from proa.image.catalog import LayerRecord
-from proa.image.config import ImageConfig, encode_config
+from proa.image.config import CONFIG_MAX_BYTES, MAX_HISTORY, MAX_LAYERS, ImageConfig, encode_config
 from proa.image.content import digest_of
 from proa.image.platform import Platform
 from proa.model.config import ContainerConfig
+from proa.model.errors import InvalidParameter
 from proa.model.ids import Digest
 from proa.model.image import HistoryEntry
 
@@ -34,7 +35,7 @@ class StageState:
     author: str = ""
     created: str = ""
     cmd_is_set: bool = False
-    is_cached: bool = True  # no step so far had to be done
+    is_base: bool = True  # no step so far: the image is still the base
 
     @property
     def diff_ids(self) -> tuple[Digest, ...]:
@@ -56,7 +57,7 @@ class StageState:
             history=list(self.history),
             author=self.author,
             created=self.created,
-            is_cached=self.is_cached,
+            is_base=self.is_base,
         )
 
     def add(self, created_by: str, created: str, layer: LayerRecord | None) -> None:
@@ -67,6 +68,7 @@ class StageState:
             )
         )
         self.created = created
+        self.is_base = False
         if layer is not None:
             self.layers.append(layer)
         self.key = step_key(self.key, created_by, layer.diff_id if layer else "")
@@ -83,8 +85,20 @@ class StageState:
         )
 
     def short_id(self) -> str:
-        """Return the twelve digits by which messages name that image."""
-        return digest_of(encode_config(self.image())).removeprefix("sha256:")[:12]
+        """Return the twelve digits by which messages name that image, "" when there is nothing yet.
+
+        Raises InvalidParameter when no image could be like that.
+        """
+        if self.is_base:
+            return self.image_id.removeprefix("sha256:")[:12]
+        if len(self.history) > MAX_HISTORY or len(self.layers) > MAX_LAYERS:
+            raise InvalidParameter(
+                f"max depth exceeded: an image has {MAX_LAYERS} layers and {MAX_HISTORY} steps at most"
+            )
+        document = encode_config(self.image())
+        if len(document) > CONFIG_MAX_BYTES:
+            raise InvalidParameter(f"the image's configuration has more than {CONFIG_MAX_BYTES} bytes")
+        return digest_of(document).removeprefix("sha256:")[:12]
 
 
 def now_text() -> str:

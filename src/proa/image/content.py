@@ -160,7 +160,7 @@ class Spool:
         self._count += 1
         path = self._directory / str(self._count)
         with disk_errors():
-            return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def write(self, data: bytes) -> Spooled:
         """Make a small file at once."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from proa.host.database import Database
 from proa.image.catalog import Catalog, Entry, LayerRecord
 from proa.image.config import ImageConfig, make_image
 from proa.image.content import ContentStore, Spool, Spooled, digest_of
-from proa.image.layer_store import LayerStore, OnRead
+from proa.image.layer_store import AddedLayer, LayerStore, OnRead
 from proa.image.reference import Reference
 from proa.model.errors import EngineError
 from proa.model.ids import Digest, short
@@ -218,6 +218,16 @@ class Session:
         """
         await self._pin(layers=[diff_id])
         await self._store.ensure_layer(blob, diff_id, on_progress)
+        return LayerRecord(diff_id=diff_id, blob=blob)
+
+    async def adopt_layer(
+        self, blob: Digest, diff_id: Digest, keep: Callable[[Digest], Awaitable[AddedLayer]]
+    ) -> LayerRecord:
+        """Enter a layer that has been made already; ``keep`` stores it for good."""
+        await self._pin(layers=[diff_id])
+        self._store.catalog.note_layer(diff_id)
+        added = await keep(diff_id)
+        self._store.catalog.note_layer(diff_id, added.size_bytes, added.disk_bytes)
         return LayerRecord(diff_id=diff_id, blob=blob)
 
     def register(

@@ -34,7 +34,8 @@ from proa.storage.decompression import (
     iter_chunks,
 )
 from proa.storage.erofs import ImageWriter
-from proa.storage.tar import BadTar, Stream, iter_entries
+from proa.storage.layer_image import fill_image
+from proa.storage.tar import BadTar, Stream
 from proa.storage.tree import Tree
 
 NOBODY = 65534  # owns no file that matters; the kernel's overflow uid
@@ -96,20 +97,7 @@ def _run(
     tree = Tree(max_inodes)
     with io.BufferedWriter(io.FileIO(image, "w", closefd=False), buffer_size=CHUNK_BYTES) as file:
         writer = ImageWriter(file)
-        for entry in iter_entries(stream):
-            node = tree.add(entry)
-            if node is None:
-                stream.skip(entry.stored)
-                continue
-            if entry.size > max_bytes:
-                raise BadTar(f"it has a file of {entry.size} bytes, the limit for a layer is {max_bytes}")
-            node.size = entry.size
-            if entry.pieces is None:
-                writer.write_content(node, stream.pass_on)
-            else:
-                writer.write_sparse(node, entry.pieces, stream.pass_on)
-        stream.drain()
-        tree.finish()
+        fill_image(stream, tree, writer, max_bytes=max_bytes)
         digest = digester.digest()
         inodes = writer.finish(tree.root, identity=digest[:16], tar_size=digester.count)
     os.fsync(image)

@@ -21,7 +21,7 @@ import secrets
 import signal
 import sys
 import sysconfig
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,19 @@ class StoredLayer:
     diff_id: Digest
     size_bytes: int
     disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewLayer:
+    """A layer's image being written to the descriptor ``image``."""
+
+    layers: Layers
+    image: int
+    path: Path
+
+    async def keep(self, diff_id: Digest) -> StoredLayer:
+        """Store it for good, durably. It must be the image of the tar with this digest."""
+        return await self.layers.keep(self.path, diff_id)
 
 
 class Layers:
@@ -119,6 +132,24 @@ class Layers:
             finally:
                 self._adding.pop(expected).set()
         return self.get(expected)
+
+    @contextlib.asynccontextmanager
+    async def open_new(self) -> AsyncIterator[NewLayer]:
+        """Give a place for a layer whose image a confined child writes itself, together with its tar. It is
+        gone after the block unless it was kept."""
+        incoming = self._incoming / secrets.token_hex(8)
+        image = os.open(incoming, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            yield NewLayer(self, image, incoming)
+        finally:
+            os.close(image)
+            incoming.unlink(missing_ok=True)
+
+    async def keep(self, incoming: Path, diff_id: Digest) -> StoredLayer:
+        """Store an image that has been written and synced; see ``NewLayer``."""
+        if not self.exists(diff_id):
+            await anyio.to_thread.run_sync(self._keep, incoming, self.path(diff_id))
+        return self.get(diff_id)
 
     def path(self, diff_id: Digest) -> Path:
         """Return where the layer's image is, or would be."""

@@ -142,11 +142,13 @@ class Runner:
         if result.code != 0:
             raise CommandFailed(command.shown, result.code)
 
-    async def pack(self, container_id: ContainerId, command: Command, out: int) -> PackedLayer:
-        """Write what the ended command changed to the file ``out``."""
+    async def pack(self, container_id: ContainerId, command: Command, out: int, image: int) -> PackedLayer:
+        """Write what the ended command changed as a tar to ``out``, and as its image to ``image``."""
         ignored = {*MOUNT_POINTS, *_mount_points([point.destination for point in command.mounts])}
         with self._roots.open_below(command.layers) as below:
-            return await trees.pack_upper(self._roots.upper_of(container_id), below, out, ignored=ignored)
+            return await trees.pack_upper(
+                self._roots.upper_of(container_id), below, out, ignored=ignored, image=image
+            )
 
     async def remove(self, container_id: ContainerId) -> None:
         """Remove the container, whatever it does. Idempotent."""

@@ -57,7 +57,8 @@ from proa.storage.files import trees as file_trees
 from proa.storage.files.trees import PackedLayer
 
 _NOP = "/bin/sh -c #(nop) "
-WriteLayer = Callable[[int], Awaitable[PackedLayer]]
+WriteLayer = Callable[[int, int], Awaitable[PackedLayer]]
+"""Writes a layer's tar to the first descriptor, its image to the second."""
 
 
 class Surroundings(Protocol):
@@ -233,10 +234,10 @@ class StageBuild:
             self._note(state, created_by)
             return
 
-        async def write(out: int) -> PackedLayer:
+        async def write(out: int, image: int) -> PackedLayer:
             items = [("make", -1, "", path, "", False) for path in missing]
             plan = {"time": int(time.time()), "owner": "", "mode": "", "clear_owner": True, "items": items}
-            return await self._assemble(state, plan, set(), out)
+            return await self._assemble(state, plan, set(), out, image)
 
         await self._layered(state, step_key("make", state.diff_ids, missing), created_by, write)
 
@@ -259,9 +260,9 @@ class StageBuild:
             link = instruction.switch("link") and not owner.strip("0123456789:")
             below = () if link else state.diff_ids
 
-            async def write(out: int) -> PackedLayer:
+            async def write(out: int, image: int) -> PackedLayer:
                 document = make_plan(plan, owner=owner, mode=mode, clear_owner=tree.is_context)
-                return await self._assemble(state, document, plan.trees, out, link=link)
+                return await self._assemble(state, document, plan.trees, out, image, link=link)
 
             unpacks = not instruction.all_flags("unpack") or instruction.switch("unpack")
             key = step_key("copy", below, shown, tree.is_context, unpacks)
@@ -281,6 +282,8 @@ class StageBuild:
     async def _downloads(
         self, instruction: Instruction, words: CopyWords, stack: AsyncExitStack
     ) -> list[Download]:
+        if instruction.name == "ADD" and any(_is_repository(source) for source in words.sources):
+            raise InvalidParameter("ADD of a git repository is not supported: clone it into the context")
         if instruction.name != "ADD":
             if any(is_remote(source) for source in words.sources):
                 raise InvalidParameter("source can't be a URL for COPY")
@@ -292,11 +295,18 @@ class StageBuild:
         ]
 
     async def _assemble(
-        self, state: StageState, plan: dict[str, object], trees: set[int], out: int, *, link: bool = False
+        self,
+        state: StageState,
+        plan: dict[str, object],
+        trees: set[int],
+        out: int,
+        image: int,
+        *,
+        link: bool = False,
     ) -> PackedLayer:
         with self._tools.trees.open_layers(() if link else state.diff_ids) as below:
             return await file_trees.assemble_layer(
-                plan, trees=trees, below=below, out=out, empty=self._tools.trees.empty
+                plan, trees=trees, below=below, out=out, image=image, empty=self._tools.trees.empty
             )
 
     async def _run(self, state: StageState, instruction: Instruction) -> None:
@@ -360,8 +370,8 @@ class StageBuild:
         try:
             await runner.run(container_id, command, speak)
 
-            async def write(out: int) -> PackedLayer:
-                return await runner.pack(container_id, command, out)
+            async def write(out: int, image: int) -> PackedLayer:
+                return await runner.pack(container_id, command, out, image)
 
             await self._store(state, key, created_by, write)
         except BaseException:
@@ -452,15 +462,16 @@ class StageBuild:
         """Have the step's layer written and stored; enter it in the stage and in the cache."""
         images = self._tools.images.store
         layer: LayerRecord | None = None
-        async with images.open_spool() as spool:
+        async with images.open_spool() as spool, self._tools.trees.open_new_layer() as new:
             path, out = spool.open_file()
             try:
-                packed = await write(out)
+                packed = await write(out, new.image)
             finally:
                 os.close(out)
             if not packed.is_empty:
                 spooled = Spooled(path=path, digest=packed.diff_id, size=packed.size_bytes)
-                layer = await self._session.add_layer(await self._session.keep(spooled), packed.diff_id)
+                blob = await self._session.keep(spooled)
+                layer = await self._session.adopt_layer(blob, packed.diff_id, new.keep)
         step = self._tools.cache.put(
             key,
             description=created_by,
@@ -490,6 +501,11 @@ def _network(instruction: Instruction, host: HostConfig) -> HostConfig:
             "it gives the host's network away"
         )
     return replace(host, network_mode=network)
+
+
+def _is_repository(source: str) -> bool:
+    path = source.partition("#")[0]
+    return source.startswith("git@") or ("://" in path and path.endswith(".git"))
 
 
 def _expand_all(text: str, variables: dict[str, str], escape: str) -> str:

@@ -13,7 +13,7 @@ import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -24,7 +24,7 @@ from proa.host import mount
 from proa.host.mount import Resolve, openat2
 from proa.model.errors import InvalidParameter, NotFound
 from proa.model.ids import Digest
-from proa.storage.layers import Layers
+from proa.storage.layers import Layers, NewLayer
 from proa.storage.overlay import attach_merged, attach_overlay
 
 
@@ -59,6 +59,10 @@ class BuildTrees:
             return
         with self._layers.open_merged(diff_ids) as merged:
             yield merged
+
+    def open_new_layer(self) -> AbstractAsyncContextManager[NewLayer]:
+        """Give a place for a layer that is being made."""
+        return self._layers.open_new()
 
     @property
     def empty(self) -> Path:

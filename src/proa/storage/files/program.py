@@ -36,6 +36,7 @@ from proa.storage.files.paths import Refusal, base_name, find, follow, readable
 from proa.storage.files.tar_writer import TarWriter
 from proa.storage.files.upper import list_changes, write_layer
 from proa.storage.files.walk import MemberWriter, Visit, read_xattrs, write_tree
+from proa.storage.layer_image import write_own_image
 from proa.storage.tar import BadTar, Stream
 
 MEMORY_BYTES = 1 << 30  # address space; a tree of a million hard links needs a third of it
@@ -257,8 +258,7 @@ def _layer(request: Request, answers: _Answers, source: Stream | None) -> object
     sink = _LayerSink(request["out"], request["digest"])
     tar = TarWriter(sink.write)
     write_layer(_open_directory("/"), request["below"], tar, _ignored(request))
-    tar.finish()
-    return {"digest": sink.digest.hexdigest(), "size": sink.size, "members": tar.members}
+    return _finish_layer(request, tar, sink)
 
 
 def _changes(request: Request, answers: _Answers, source: Stream | None) -> object:
@@ -287,6 +287,15 @@ def _write(request: Request, answers: _Answers, source: Stream | None) -> object
     return None
 
 
+def _finish_layer(request: Request, tar: TarWriter, sink: _LayerSink) -> object:
+    """End the tar, and write its image too when a place for it was given."""
+    tar.finish()
+    digest = sink.digest.hexdigest()
+    if request["image"] >= 0 and tar.members:
+        write_own_image(request["out"], request["image"], digest=bytes.fromhex(digest), size=sink.size)
+    return {"digest": digest, "size": sink.size, "members": tar.members}
+
+
 def _assemble(request: Request, answers: _Answers, source: Stream | None) -> object:
     """Write what a COPY or ADD of a build makes as a layer; see ``assemble``."""
     with os.fdopen(request["plan"], "rb") as file:
@@ -294,8 +303,7 @@ def _assemble(request: Request, answers: _Answers, source: Stream | None) -> obj
     sink = _LayerSink(request["out"], request["digest"])
     tar = TarWriter(sink.write)
     Assembler(request["below"], tar, plan, sys.argv[2]).write(plan["items"])
-    tar.finish()
-    return {"digest": sink.digest.hexdigest(), "size": sink.size, "members": tar.members}
+    return _finish_layer(request, tar, sink)
 
 
 _DEEDS: dict[str, tuple[Callable[[Request, _Answers, Stream | None], object], tuple[str, ...]]] = {

@@ -156,7 +156,9 @@ async def put_archive(tree: Tree, path: str, stream: AsyncIterator[bytes], rules
         await child.done()
 
 
-async def pack_upper(upper: Path, below: int, out: int, *, ignored: Collection[str] = ()) -> PackedLayer:
+async def pack_upper(
+    upper: Path, below: int, out: int, *, ignored: Collection[str] = (), image: int = -1
+) -> PackedLayer:
     """Write what an overlay's upper directory changes as a layer's tar to the file ``out``.
 
     Whiteouts and opaque directories become what the OCI image-spec says. Whoever may write to the overlay
@@ -166,11 +168,12 @@ async def pack_upper(upper: Path, below: int, out: int, *, ignored: Collection[s
         -1 when there are none.
     :param ignored: paths without a leading slash that are no change when they are empty and not below: what a
         runtime makes to mount on.
+    :param image: an empty file for the layer's EROFS image, unless it is -1; ``out`` must be readable then.
     :raises InvalidParameter: a file cannot be part of a layer.
     :raises Internal: the disk is full.
     """
-    request = {"do": "layer", "below": below, "out": out, "ignored": list(ignored)}
-    fds = [fd for fd in (below, out) if fd >= 0]
+    request = {"do": "layer", "below": below, "out": out, "ignored": list(ignored), "image": image}
+    fds = [fd for fd in (below, out, image) if fd >= 0]
     async with _child(Tree(root=upper), request, pass_fds=fds) as child:
         done = await child.done()
     return PackedLayer(
@@ -179,9 +182,10 @@ async def pack_upper(upper: Path, below: int, out: int, *, ignored: Collection[s
 
 
 async def assemble_layer(
-    plan: Json, *, trees: Collection[int], below: int, out: int, empty: Path
+    plan: Json, *, trees: Collection[int], below: int, out: int, image: int, empty: Path
 ) -> PackedLayer:
-    """Write the layer that a COPY or ADD makes to the file ``out``. The plan is as ``assemble`` reads it.
+    """Write the layer of a COPY or ADD to the file ``out``, and its EROFS image to ``image``. The plan
+    is as ``assemble`` reads it.
 
     :param trees: the descriptors that the plan names.
     :param below: a descriptor of the directory that the layers below make together; -1 when there are none.
@@ -194,8 +198,9 @@ async def assemble_layer(
         file.flush()
         file.seek(0)
         unpacks = any(item[0] == "archive" for item in plan["items"])
-        request = {"do": "assemble", "plan": file.fileno(), "below": below, "out": out, "unpacks": unpacks}
-        fds = {file.fileno(), out, *trees} | ({below} if below >= 0 else set())
+        request: Json = {"do": "assemble", "plan": file.fileno(), "below": below, "out": out}
+        request |= {"image": image, "unpacks": unpacks}
+        fds = {file.fileno(), out, image, *trees} | ({below} if below >= 0 else set())
         async with _child(Tree(root=empty), request, pass_fds=fds) as child:
             done = await child.done()
     return PackedLayer(

@@ -135,6 +135,18 @@ def test_stages(daemon: Daemon, build: Build, tag: str) -> None:
     )
 
 
+def test_stages_are_built_at_the_same_time(build: Build, tag: str) -> None:
+    stage = (
+        "FROM busybox AS {me}\n"
+        "RUN --mount=type=cache,id={tag},target=/c touch /c/{me}; "
+        "until test -e /c/{other}; do sleep 0.05; done; touch /{me}\n"
+    )
+    one, two = (stage.format(tag=tag, me=me, other=other) for me, other in (("one", "two"), ("two", "one")))
+    done = build(f"{one}{two}FROM busybox\nCOPY --from=one /one /\nCOPY --from=two /two /\n")
+    steps = [line for line in done.out.splitlines() if line.startswith("Step ")]
+    assert [step.split()[1] for step in steps] == [f"{number}/7" for number in range(1, 8)], "told in order"
+
+
 def test_copies(daemon: Daemon, build: Build, tag: str) -> None:
     files = {"d/x": "x", "d/e/y": "y", "d/e/z.md": "z", "f": "f"}
     done = build(

@@ -84,7 +84,7 @@ class Removal:
         removed: list[str] = []
         freed = 0
         for container in self._registry:
-            if container.is_alive or container.state is State.RESTARTING:
+            if container.is_alive or container.for_build or container.state is State.RESTARTING:
                 continue
             if not match_labels(container.config.labels or {}, filters):
                 continue

@@ -29,7 +29,7 @@ from proa.engine.registry import Registry
 from proa.engine.removal import Removal
 from proa.engine.unit import PendingStdio, Units
 from proa.model.config import ContainerConfig, HostConfig, NetworkingConfig
-from proa.model.errors import CommandFailed, EngineError, NotFound
+from proa.model.errors import CommandFailed, EngineError, InvalidParameter, NotFound
 from proa.model.ids import ContainerId, Digest, new_id
 from proa.network.networks import Networks
 from proa.storage.files import trees
@@ -38,6 +38,10 @@ from proa.storage.rootfs import Roots
 
 Speak = Callable[[str], Awaitable[None]]
 """Takes a piece of the command's output."""
+
+
+class StepRefused(InvalidParameter):
+    """A container for the step cannot be: the request is at fault, and not a line of the Dockerfile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +85,13 @@ class Runner:
         self._containers_dir = containers_dir
 
     def create(self, command: Command) -> ContainerId:
-        """Make the container. Raises InvalidParameter, NoSuchNetwork."""
+        """Make the container. Raises StepRefused, NoSuchNetwork."""
+        try:
+            return self._create(command)
+        except InvalidParameter as error:
+            raise StepRefused(error.message) from error
+
+    def _create(self, command: Command) -> ContainerId:
         container_id = ContainerId(new_id())
         config = replace_struct(
             command.config,
@@ -121,7 +131,7 @@ class Runner:
         return container_id
 
     async def run(self, container_id: ContainerId, command: Command, speak: Speak) -> None:
-        """Run the command to its end. Raises CommandFailed, and what a start raises."""
+        """Run the command to its end. Raises CommandFailed, StepRefused, and what a start raises."""
         unit = self._units[container_id]
         with unit.waiting(unit.exit_waiters) as waiter, unit.held():
             stdio = unit.attach_pending()
@@ -136,7 +146,8 @@ class Runner:
                     result = await waiter()
             except ExceptionGroup as errors:
                 # Of our own two tasks; a caller wants the error itself.
-                raise errors.exceptions[0] from None
+                error = errors.exceptions[0]
+                raise StepRefused(str(error)) if isinstance(error, InvalidParameter) else error from None
             finally:
                 await stdio.aclose()
         if result.code != 0:

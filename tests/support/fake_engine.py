@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 
 from proa.engine.building.builds import CacheRecord
-from proa.engine.building.request import BuildRequest, Tell
+from proa.engine.building.request import BuildRequest, Room, Tell
 from proa.engine.commits import CommitQuery
 from proa.engine.container import Container, MountPoint, State
 from proa.engine.containers import AttachQuery
@@ -631,7 +631,9 @@ class FakeBuilds:
     requests: list[tuple[BuildRequest, bytes]] = field(default_factory=list)
     pruned: list[tuple[Filters, bool, int]] = field(default_factory=list)
 
-    async def build(self, request: BuildRequest, context: AsyncIterator[bytes], tell: Tell) -> Digest:
+    async def build(
+        self, request: BuildRequest, context: AsyncIterator[bytes], tell: Tell, room: Room
+    ) -> Digest:
         self.requests.append((request, b"".join([piece async for piece in context])))
         if request.target == "early":
             raise InvalidParameter("dockerfile parse error on line 2: unknown instruction: FOO")

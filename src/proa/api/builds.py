@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from typing import Protocol, TypeVar
 
-from proa.api.progress import stream_progress
+from proa.api.progress import Lines, stream_lines
 from proa.api.query import Query
 from proa.api.registries import to_credentials
 from proa.api.request import Request
 from proa.api.response import Response, json_response
 from proa.api.router import Router
-from proa.engine.building.request import BuildRequest
+from proa.engine.building.request import BuildRequest, Room, Tell
 from proa.engine.filters import Filters
 from proa.model.config import HostConfig, Ulimit
 from proa.model.errors import InvalidParameter, NotImplementedHere
@@ -25,7 +25,6 @@ from proa.wire.builds import REGISTRY_CONFIG_HEADER, SECRETS_HEADER
 from proa.wire.registries import AuthConfig
 
 T = TypeVar("T")
-Tell = Callable[[Mapping[str, object]], None]
 
 HEADER_MAX_BYTES = 256 * 1024
 
@@ -33,7 +32,9 @@ HEADER_MAX_BYTES = 256 * 1024
 class Backend(Protocol):
     """What these routes need of the engine."""
 
-    async def build(self, request: BuildRequest, context: AsyncIterator[bytes], tell: Tell) -> Digest: ...
+    async def build(
+        self, request: BuildRequest, context: AsyncIterator[bytes], tell: Tell, room: Room
+    ) -> Digest: ...
     async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]: ...
 
 
@@ -48,10 +49,10 @@ class BuildRoutes:
     async def build(self, request: Request) -> None:
         wanted = _read(request)
 
-        async def work(tell: Tell) -> None:
-            await self._backend.build(wanted, request.iter_body(), tell)
+        async def work(lines: Lines) -> None:
+            await self._backend.build(wanted, request.iter_body(), lines.put, lines.room)
 
-        await stream_progress(request, work)
+        await stream_lines(request, work)
 
     async def prune(self, request: Request) -> Response:
         query = request.query

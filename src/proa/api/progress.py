@@ -20,16 +20,25 @@ from proa.wire import codec
 from proa.wire.errors import Progress, StreamError
 from proa.wire.progress import draw_bar
 
+WAITING_MAX = 256  # messages; a message of a build is a piece of output, 64 KiB at most
+
 Work = Callable[[Callable[[Mapping[str, object]], None]], Awaitable[None]]
 
 
-class _Lines:
+class Lines:
     """Messages that wait for their way to the client."""
 
     def __init__(self) -> None:
         self._waiting: list[Mapping[str, object]] = []
         self._news = anyio.Event()
         self._ended = False
+        self._taken = anyio.Event()
+
+    async def room(self) -> None:
+        """Wait while the client has much to read yet: whoever tells without end waits here."""
+        while len(self._waiting) > WAITING_MAX:
+            self._taken = anyio.Event()
+            await self._taken.wait()
 
     def put(self, message: Mapping[str, object]) -> None:
         key = (message.get("id"), message.get("status"))
@@ -51,18 +60,24 @@ class _Lines:
             self._news = anyio.Event()
             await self._news.wait()
         taken, self._waiting = self._waiting, []
+        self._taken.set()
         return taken
 
 
 async def stream_progress(request: Request, work: Work) -> None:
     """Do the work, which is given what takes its messages, and send them as they come."""
-    lines = _Lines()
+    await stream_lines(request, lambda lines: work(lines.put))
+
+
+async def stream_lines(request: Request, work: Callable[[Lines], Awaitable[None]]) -> None:
+    """The same for work that tells without end, and so has to wait for room."""
+    lines = Lines()
     failure: Exception | None = None
 
     async def run() -> None:
         nonlocal failure
         try:
-            await work(lines.put)
+            await work(lines)
         except Exception as error:  # noqa: BLE001 (a status or the last line, below)
             failure = error
         lines.end()

@@ -21,7 +21,7 @@ from proa.engine.building.bases import check_platform
 from proa.engine.building.build import Build, Tools
 from proa.engine.building.context import Context, Contexts, read_ignore, read_text
 from proa.engine.building.remote import fetch_context
-from proa.engine.building.request import BuildRequest, Tell
+from proa.engine.building.request import BuildRequest, Room, Tell
 from proa.engine.building.state import StageState, now_text
 from proa.engine.building.transcript import Transcript
 from proa.engine.creation import check_config
@@ -80,8 +80,10 @@ class Builds:
         await self._contexts.open()
         self._tools.cache.drop_lost(self._tools.images.store.has_layer)
 
-    async def build(self, request: BuildRequest, context: AsyncIterator[bytes], tell: Tell) -> Digest:
-        """Build an image; return its id.
+    async def build(
+        self, request: BuildRequest, context: AsyncIterator[bytes], tell: Tell, room: Room
+    ) -> Digest:
+        """Build an image; return its id. ``room`` is waited for between pieces of a command's output.
 
         Nothing is told before the request, the context and the Dockerfile have been found sound: until then
         an error is the request's.
@@ -95,7 +97,7 @@ class Builds:
                 raise InvalidParameter("invalid reference: a tag cannot have a digest")
         check_platform(request.platform)
         host = self._host(request)
-        transcript = Transcript(tell, quiet=request.quiet)
+        transcript = Transcript(tell, room, quiet=request.quiet)
         try:
             async with AsyncExitStack() as stack:
                 session = await stack.enter_async_context(self._tools.images.store.open_session())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from proa.model.config import HostConfig
@@ -11,6 +11,10 @@ from proa.model.registry import Credentials
 
 Tell = Callable[[Mapping[str, object]], None]
 """Takes messages as the Engine API's stream has them (stream, aux; a pull's)."""
+
+
+Room = Callable[[], Awaitable[None]]
+"""Waits while the client has much to read yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import anyio
 
-from proa.engine.building.request import Tell
+from proa.engine.building.request import Room, Tell
 
 WAITING_MAX = 4 << 20  # characters of one stage's output
 
@@ -19,8 +19,9 @@ WAITING_MAX = 4 << 20  # characters of one stage's output
 class Transcript:
     """All voices of one build. With ``quiet`` the text is kept for a failure and not told."""
 
-    def __init__(self, tell: Tell, *, quiet: bool) -> None:
+    def __init__(self, tell: Tell, room: Room, *, quiet: bool) -> None:
         self._tell = tell
+        self.room = room
         self._quiet = quiet
         self._voices: list[Voice] = []
         self.kept = ""
@@ -73,6 +74,8 @@ class Voice:
         """Wait while too much waits to be told."""
         if self._size > WAITING_MAX:
             await self._speaks.wait()
+        if self._speaks.is_set():
+            await self._transcript.room()
 
     def close(self) -> None:
         """Say that nothing follows. Idempotent."""

@@ -120,7 +120,8 @@ class Connection:
             if self._begun or self._hijacked:
                 log.warning("an answer was cut short: %s", message)
                 raise Disconnected from error
-            return error_response(status, message)
+            headers = error.headers if isinstance(error, RequestError) else None
+            return error_response(status, message, headers)
 
     # --- reading ---
 

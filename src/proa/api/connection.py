@@ -310,7 +310,7 @@ class Connection:
     async def _linger(self) -> None:
         """Let the client read the answer although it has not finished its request."""
         with suppress(anyio.BrokenResourceError), anyio.move_on_after(LINGER_S):
-            self._channel.send_eof()
+            await self._channel.send_eof()
             while await self._channel.receive():
                 pass
 

@@ -18,6 +18,7 @@ from proa.cli.options import create_options
 from proa.cli.request import build_request
 from proa.cli.terminal import following_size, pump, raw_terminal
 from proa.client.client import Client
+from proa.client.endpoint import Endpoint
 from proa.client.errors import ApiError, ClientError
 from proa.wire import routes
 from proa.wire.codec import decode
@@ -157,8 +158,8 @@ class Session:
         hijacked = self._client.hijack(routes.CONTAINER_ATTACH, query=query, tty=request.tty, id=self._id)
         with (
             contextlib.closing(hijacked),
-            Waiting(self._client.host, self._id, "removed" if self._remove else "next-exit") as waiting,
-            forwarded_signals(self._client.host, self._id) if self._proxy else contextlib.nullcontext(),
+            Waiting(self._client.endpoint, self._id, "removed" if self._remove else "next-exit") as waiting,
+            forwarded_signals(self._client.endpoint, self._id) if self._proxy else contextlib.nullcontext(),
             raw_terminal(wanted=request.tty and request.attach_stdin),
         ):
             _start(self._client, self._id, remove=self._remove)
@@ -169,7 +170,7 @@ class Session:
     @contextlib.contextmanager
     def _sized(self) -> Iterator[None]:
         def resize(rows: int, columns: int) -> None:
-            with Client(self._client.host) as client:
+            with Client(self._client.endpoint) as client:
                 client.do(routes.CONTAINER_RESIZE, query={"h": rows, "w": columns}, id=self._id)
 
         with following_size(resize):
@@ -179,8 +180,8 @@ class Session:
 class Waiting:
     """A wait for the container's end, registered before its start; on a connection of its own."""
 
-    def __init__(self, host: str, container_id: str, condition: str) -> None:
-        self._host = host
+    def __init__(self, endpoint: Endpoint, container_id: str, condition: str) -> None:
+        self._endpoint = endpoint
         self._id = container_id
         self._condition = condition
         self._registered = threading.Event()
@@ -204,7 +205,7 @@ class Waiting:
         return self._status
 
     def _wait(self) -> None:
-        client = Client(self._host)
+        client = Client(self._endpoint)
         try:
             query = {"condition": self._condition}
             with client.stream(routes.CONTAINER_WAIT, query=query, id=self._id) as response:
@@ -219,11 +220,11 @@ class Waiting:
 
 
 @contextlib.contextmanager
-def forwarded_signals(host: str, container_id: str) -> Iterator[None]:
+def forwarded_signals(endpoint: Endpoint, container_id: str) -> Iterator[None]:
     """Send the signals this process gets to the container's for the span of the block."""
 
     def forward(number: int, _: object) -> None:
-        with Client(host) as client, contextlib.suppress(ClientError):
+        with Client(endpoint) as client, contextlib.suppress(ClientError):
             client.do(routes.CONTAINER_KILL, query={"signal": str(number)}, id=container_id)
 
     before: dict[signal.Signals, Callable[..., Any] | int | None] = {}  # Any: signal's own type

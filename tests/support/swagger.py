@@ -18,6 +18,7 @@ DEVIATIONS = frozenset(
         "HostConfig.MemorySwappiness: null",  # dockerd writes these two as null as well: Go pointers
         "HostConfig.OomKillDisable: null",
         "$.ExitCode: null",  # of an exec that has not ended; dockerd too
+        "$.ContainerConfig: not in the description",  # of an image, for docker-compose 1.29
         # proa's own choice of hull
         "$.Isolation: 'container' is none of ['default', 'hyperv', 'process', '']",
     }

@@ -477,3 +477,9 @@ async def test_missing_parts_say_so(client: Client, method: str, path: str) -> N
     reply = await client.request(method, path)
     assert reply.status == 501
     assert "proa" in reply.json()["message"]
+
+
+async def test_an_images_container_config(client: Client) -> None:
+    """docker-compose 1.29 takes the volumes of a container it replaces from there."""
+    found = await ask(client, "GET", "/images/busybox/json")
+    assert found["ContainerConfig"] == found["Config"]

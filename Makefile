@@ -6,7 +6,7 @@ LIB := $(VENV)/lib/proa
 PYTHON := $(VENV)/bin/python
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check setup install unit integration e2e bench clean help
+.PHONY: demo test check setup install unit integration e2e conformance bench clean help
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,7 +15,7 @@ demo: setup ## the main job: one image in both hulls, then the comparison
 	@setup/demo.sh $(VENV)
 
 test: setup check ## the whole test suite
-	@setup/apt.sh curl bsdutils erofs-utils skopeo && setup/docker-cli.sh $(VENV)
+	@setup/apt.sh curl bsdutils erofs-utils skopeo && setup/docker-cli.sh $(VENV) && setup/clients.sh $(VENV)
 	$(PYTHON) -m pytest -q tests
 
 check: setup ## lint, types, import rules, size rules
@@ -37,8 +37,12 @@ integration: setup ## tests of single packages with the real kernel and tools
 	$(PYTHON) -m pytest -q tests/contract tests/integration tests/fault
 
 e2e: setup ## the daemon with our command line and the docker CLI
-	@setup/apt.sh curl bsdutils erofs-utils skopeo && setup/docker-cli.sh $(VENV)
+	@setup/apt.sh curl bsdutils erofs-utils skopeo openssl && setup/docker-cli.sh $(VENV)
 	$(PYTHON) -m pytest -q tests/e2e
+
+conformance: setup ## the clients of the Engine API, and the table of the readme made of their results
+	@setup/docker-cli.sh $(VENV) && setup/clients.sh $(VENV)
+	$(PYTHON) -m pytest -q tests/conformance; status=$$?; $(PYTHON) -m tests.conformance.table; exit $$status
 
 bench: setup ## compare with Debian's docker.io, in one run
 	@bench/run.sh $(VENV)

@@ -38,6 +38,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     mark = item.get_closest_marker("client")
     if mark is None or (report.when != "call" and report.passed):
         return
+    if report.skipped and not hasattr(report, "wasxfail"):
+        return
     entry = str(getattr(item, "function").__doc__ or item.name).split("\n")[0].rstrip(".")  # noqa: B009
     result = "works" if report.passed else "fails"
     reason = getattr(report, "wasxfail", "") if result == "fails" else ""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tarfile
+import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 
@@ -106,7 +107,8 @@ async def test_stats(sleeper: DockerContainer) -> None:
 
 async def test_events(client: aiodocker.Docker, name: str) -> None:
     """events"""
-    subscriber = client.events.subscribe()
+    # From the past, because subscribe() does not wait for the daemon's answer.
+    subscriber = client.events.subscribe(since=str(int(time.time()) - 1))
     made = await client.containers.run({"Image": "busybox", "Cmd": ["true"]}, name=name)
     seen = []
     while "die" not in seen:

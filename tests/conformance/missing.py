@@ -7,6 +7,4 @@ import pytest
 
 NEEDS_BUILD = pytest.mark.xfail(reason="proa cannot build images yet")
 NEEDS_CONNECT = pytest.mark.xfail(reason="proa cannot connect running containers to networks yet")
-NEEDS_FILES = pytest.mark.xfail(reason="proa cannot copy files to and from containers yet")
-NEEDS_COMMIT = pytest.mark.xfail(reason="proa cannot list changes, commit or export containers yet")
 NEEDS_HEALTH = pytest.mark.xfail(reason="proa does not run health checks yet")

@@ -14,7 +14,7 @@ import aiodocker
 import pytest
 from aiodocker.containers import DockerContainer
 
-from tests.conformance.missing import NEEDS_BUILD, NEEDS_COMMIT, NEEDS_CONNECT, NEEDS_FILES
+from tests.conformance.missing import NEEDS_BUILD, NEEDS_CONNECT
 from tests.support.daemon import LIB
 
 pytestmark = [pytest.mark.anyio, pytest.mark.client(f"aiodocker {version('aiodocker')}")]
@@ -165,7 +165,6 @@ async def test_connect(client: aiodocker.Docker, sleeper: DockerContainer, name:
         await network.delete()
 
 
-@NEEDS_FILES
 async def test_files(sleeper: DockerContainer) -> None:
     """cp: put_archive and get_archive"""
     buffer = io.BytesIO()
@@ -178,7 +177,6 @@ async def test_files(sleeper: DockerContainer) -> None:
         assert tar.getnames() == ["hello"]
 
 
-@NEEDS_COMMIT
 async def test_commit(client: aiodocker.Docker, sleeper: DockerContainer) -> None:
     """commit"""
     made = await sleeper.commit(repository="aiodocker-commit", tag="latest")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import CLIENTS, first_bytes, run
-from tests.conformance.missing import NEEDS_BUILD, NEEDS_FILES, NEEDS_HEALTH
+from tests.conformance.missing import NEEDS_BUILD, NEEDS_HEALTH
 from tests.support.daemon import Daemon
 
 PROJECT = """
@@ -184,7 +184,6 @@ def test_healthy(compose: Compose, tmp_path: Path) -> None:
     assert "healthy" in compose("ps")
 
 
-@NEEDS_FILES
 @pytest.mark.parametrize("program", [V2], indirect=True)  # 1.29 has no such command
 def test_cp(compose: Compose, tmp_path: Path) -> None:
     """cp"""

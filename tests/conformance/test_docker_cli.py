@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import first_bytes
-from tests.conformance.missing import NEEDS_BUILD, NEEDS_COMMIT, NEEDS_CONNECT, NEEDS_FILES, NEEDS_HEALTH
+from tests.conformance.missing import NEEDS_BUILD, NEEDS_CONNECT, NEEDS_HEALTH
 from tests.support.daemon import DOCKER, Daemon
 
 VERSION = subprocess.run([DOCKER, "--version"], capture_output=True, text=True).stdout.split()[2].rstrip(",")
@@ -104,7 +104,6 @@ def test_connect(daemon: Daemon, sleeper: str) -> None:
         daemon.docker("network", "rm", sleeper)
 
 
-@NEEDS_FILES
 def test_cp(daemon: Daemon, sleeper: str, tmp_path: Path) -> None:
     """cp"""
     (tmp_path / "x").write_text("copied\n")
@@ -113,7 +112,6 @@ def test_cp(daemon: Daemon, sleeper: str, tmp_path: Path) -> None:
     daemon.docker("cp", f"{sleeper}:/tmp/x", str(tmp_path / "y"))
 
 
-@NEEDS_COMMIT
 def test_commit(daemon: Daemon, sleeper: str, tmp_path: Path) -> None:
     """diff, commit, export"""
     daemon.docker("exec", sleeper, "touch", "/new")

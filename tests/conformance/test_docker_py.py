@@ -15,7 +15,7 @@ import pytest
 from docker.models.containers import Container
 
 from tests.conformance.conftest import first_bytes
-from tests.conformance.missing import NEEDS_BUILD, NEEDS_COMMIT, NEEDS_CONNECT, NEEDS_FILES
+from tests.conformance.missing import NEEDS_BUILD, NEEDS_CONNECT
 from tests.support.daemon import LIB
 
 pytestmark = pytest.mark.client(f"docker-py {docker.__version__}")
@@ -244,7 +244,6 @@ def test_events(client: docker.DockerClient, name: str) -> None:
     ]
 
 
-@NEEDS_FILES
 def test_files(client: docker.DockerClient, sleeper: Container) -> None:
     """cp: put_archive and get_archive"""
     buffer = io.BytesIO()
@@ -260,7 +259,6 @@ def test_files(client: docker.DockerClient, sleeper: Container) -> None:
         assert tar.getnames() == ["hello"]
 
 
-@NEEDS_COMMIT
 def test_commit(client: docker.DockerClient, sleeper: Container) -> None:
     """commit, diff, export"""
     sleeper.exec_run(["touch", "/new"])

@@ -84,11 +84,11 @@ class Subject:
         prepared = WebRequest(**request).prepare()
         target = prepared.path_url.removeprefix("/")
         path = "/" + target.partition("?")[0]
+        method, headers = prepared.method or "GET", dict(prepared.headers)
+        content: Any = prepared.body  # Any: bytes, as http.client takes them, but for the stubs of requests
         connection = _Connection(str(self.daemon.socket), PATIENT_S if _UNENDING.fullmatch(path) else HANG_S)
         try:
-            connection.request(
-                prepared.method or "GET", f"/v1.51/{target}", prepared.body, dict(prepared.headers)
-            )
+            connection.request(method, f"/v1.51/{target}", content, headers)
             response = connection.getresponse()
             body = response.read1(MAX_READ) if _UNENDING.fullmatch(path) else response.read()
         except TimeoutError:
@@ -97,7 +97,7 @@ class Subject:
             return f"no answer: {error!r}"
         finally:
             connection.close()
-        return _verdict(prepared.method or "GET", path, response, body)
+        return _verdict(method, path, response, body)
 
     def _ensure_image(self) -> None:
         try:

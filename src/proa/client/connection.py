@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import h11
 
 from proa.client.endpoint import Endpoint, TlsFiles
 from proa.client.errors import ConnectionFailed, ProtocolError
-from proa.client.tls import TlsSocket
+
+if TYPE_CHECKING:
+    from proa.client.tls import TlsSocket
 
 _READ = 256 * 1024
 CONNECT_TIMEOUT_S = 10.0
@@ -130,8 +132,6 @@ class Connection:
                 data = self._socket.recv(_READ)
             except ConnectionResetError:
                 data = b""
-            except ssl.SSLError as error:  # with TLS 1.3 a refused certificate shows at the first read
-                raise ConnectionFailed(self._host, _tls_reason(error)) from error
             try:
                 self._h11.receive_data(data)
             except h11.RemoteProtocolError as error:
@@ -183,8 +183,6 @@ def _connect(endpoint: Endpoint) -> socket.socket | TlsSocket:
             return connected
         if parts.scheme in ("tcp", "http", "https") and parts.hostname:
             return _connect_tcp(parts.hostname, port, endpoint.tls)
-    except ssl.SSLError as error:
-        raise ConnectionFailed(host, _tls_reason(error)) from error
     except OSError as error:
         raise ConnectionFailed(host, error.strerror or error) from error
     raise ConnectionFailed(host, "use unix:///path or tcp://host:port")
@@ -193,17 +191,12 @@ def _connect(endpoint: Endpoint) -> socket.socket | TlsSocket:
 def _connect_tcp(name: str, port: int | None, tls: TlsFiles | None) -> socket.socket | TlsSocket:
     if tls is None:
         return socket.create_connection((name, port or 2375), CONNECT_TIMEOUT_S)
-    context = tls.context()
+    from proa.client.tls import TlsSocket, client_context  # only who speaks TLS waits for OpenSSL
+
+    context = client_context(tls)
     connected = socket.create_connection((name, port or 2376), CONNECT_TIMEOUT_S)
     try:
         return TlsSocket(connected, context, name)
     except BaseException:
         connected.close()
         raise
-
-
-def _tls_reason(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the daemon's certificate is not good: {error.verify_message}"
-    reason = (error.reason or str(error)).lower().replace("_", " ")
-    return f"TLS: {reason}"

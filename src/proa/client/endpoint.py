@@ -11,11 +11,7 @@ Source: docker CLI reference, "Environment variables" and "docker context"; dock
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
-import ssl
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,8 +22,7 @@ from proa.client.errors import ConnectionFailed
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
+class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Certificates of one daemon.
 
     :ivar ca: who has signed the daemon's; None trusts the authorities of this host.
@@ -40,22 +35,8 @@ class TlsFiles:
     key: Path | None = None
     verify: bool = True
 
-    def context(self) -> ssl.SSLContext:
-        """Read the files. Raises OSError (ssl.SSLError is one) when one is missing or is no certificate."""
-        for path in (self.ca, self.certificate, self.key):
-            if path is not None and not path.is_file():
-                raise FileNotFoundError(errno.ENOENT, f"{path} does not exist")
-        context = ssl.create_default_context(cafile=self.ca)
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if self.certificate is not None:
-            context.load_cert_chain(self.certificate, self.key)
-        return context
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A daemon: unix:///path or tcp://host:port, and its certificates when it speaks TLS."""
 
     host: str = DEFAULT_HOST
@@ -112,6 +93,8 @@ class _ContextMeta(msgspec.Struct, rename="pascal"):
 
 def context_endpoint(name: str) -> Endpoint:
     """Return the endpoint of a context made by ``docker context create``. Raises ConnectionFailed."""
+    import hashlib  # brings OpenSSL, for which every other call of the command would wait
+
     folder = docker_folder() / "contexts"
     identity = hashlib.sha256(name.encode()).hexdigest()
     try:

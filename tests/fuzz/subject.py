@@ -40,6 +40,7 @@ _UNENDING = re.compile(
     r"/events|/containers/[^/]+/(attach|attach/ws|logs|stats|wait)|/exec/[^/]+/start|/session|/grpc"
 )
 _PROGRESS = re.compile(r"/images/(create|load|.+/push)|/build")  # one JSON document a line
+_UNREACHABLE = b": no such host"
 _ERRORS = frozenset({400, 401, 403, 404, 405, 406, 409, 413, 415, 501, 503})
 
 
@@ -142,6 +143,8 @@ class _Connection(http.client.HTTPConnection):
 def _verdict(method: str, path: str, response: http.client.HTTPResponse, body: bytes) -> str:
     status = response.status
     if status >= 400:
+        if status == 500 and _UNREACHABLE in body:
+            return ""  # as dockerd says it: the request is sound, the registry is not to be had from here
         if status not in _ERRORS:
             return f"status {status}: {body!r}"
         if method == "HEAD":

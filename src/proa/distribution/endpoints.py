@@ -13,6 +13,7 @@ Source: dockerd reference, "Insecure registries", "Registry mirrors"; Docker Eng
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,15 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from proa.model.errors import InvalidParameter
 from proa.model.registry import Credentials, RegistrySettings
 
 HUB_DOMAIN = "docker.io"
 HUB_URL = "https://registry-1.docker.io"
 _HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+
+_HOST = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -73,8 +77,15 @@ def credentials_for(domain: str, credentials: Credentials) -> Credentials:
 
 
 def login_domain(server: str) -> str:
-    """Return the domain of a login's server address: docker.io for none and for Docker Hub's many names."""
+    """Return the domain of a login's server address: docker.io for none and for Docker Hub's many names.
+
+    Raises InvalidParameter when it is no host: it does not come from the name of an image, which was checked.
+    """
     host = _host(server)
+    if host and not _HOST.fullmatch(host):
+        raise InvalidParameter(
+            f"invalid registry endpoint {server!r}: it is not a host with or without a port"
+        )
     return HUB_DOMAIN if not host or host in _HUB_HOSTS else host
 
 

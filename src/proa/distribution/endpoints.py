@@ -29,7 +29,7 @@ HUB_URL = "https://registry-1.docker.io"
 _HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
-_HOST = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+_HOST = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -54,7 +54,10 @@ class Endpoint:
 
 
 async def find_endpoints(domain: str, settings: RegistrySettings) -> Sequence[Endpoint]:
-    """Return the servers to ask for images of a domain, in order."""
+    """Return the servers to ask for images of a domain, in order.
+
+    Raises InvalidParameter when the domain is no host: that of a login or a search is any text of the client.
+    """
     if domain == HUB_DOMAIN:
         mirrors = [
             Endpoint(
@@ -63,6 +66,9 @@ async def find_endpoints(domain: str, settings: RegistrySettings) -> Sequence[En
             for mirror in settings.mirrors
         ]
         return [*mirrors, Endpoint(url=HUB_URL)]
+    fields = _HOST.fullmatch(domain)
+    if fields is None or int(fields["port"] or 0) > 65535:
+        raise InvalidParameter(f"invalid registry endpoint {domain!r}: it is not HOST or HOST:PORT")
     return [Endpoint(url=f"https://{domain}", is_insecure=await is_insecure(domain, settings))]
 
 
@@ -77,15 +83,8 @@ def credentials_for(domain: str, credentials: Credentials) -> Credentials:
 
 
 def login_domain(server: str) -> str:
-    """Return the domain of a login's server address: docker.io for none and for Docker Hub's many names.
-
-    Raises InvalidParameter when it is no host: it does not come from the name of an image, which was checked.
-    """
+    """Return the domain of a login's server address: docker.io for none and for Docker Hub's many names."""
     host = _host(server)
-    if host and not _HOST.fullmatch(host):
-        raise InvalidParameter(
-            f"invalid registry endpoint {server!r}: it is not a host with or without a port"
-        )
     return HUB_DOMAIN if not host or host in _HUB_HOSTS else host
 
 

@@ -133,7 +133,7 @@ def test_proxies_are_shown_without_passwords() -> None:
     assert shown == ["http://xxxxx:xxxxx@p:3128/", "http://q", "a,b"]
 
 
-@pytest.mark.parametrize("server", ["[", "https://[::1", "a b", "x:port", "x:999999", "\x7f", "-", "u@host"])
-def test_a_login_at_no_host(server: str) -> None:
+@pytest.mark.parametrize("server", ["[", "https://[::1", "a b", "x:port", "x:99999", "\x7f", "-", "u@host"])
+async def test_what_is_no_host(server: str) -> None:
     with pytest.raises(InvalidParameter, match="invalid registry endpoint"):
-        login_domain(server)
+        await find_endpoints(login_domain(server), RegistrySettings())

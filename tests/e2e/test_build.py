@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import Daemon, Result
+from tests.support.registry import BINARY, Registry
 
 Build = Callable[..., Result]
 RANDOM = "cat /proc/sys/kernel/random/uuid"
@@ -277,6 +278,36 @@ def test_failures(daemon: Daemon, build: Build, text: str, status: int, message:
     done = build(text, files={"f": "x"}, check=False)
     assert (done.status, message in done.err) == (status, True), done.err
     assert daemon.docker("ps", "-aq").out == before, "no container is left"
+
+
+@pytest.mark.skipif(BINARY is None, reason="docker-registry is not installed")
+def test_the_base_is_pulled(
+    daemon: Daemon,
+    build: Build,
+    tag: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = Registry(tmp_path_factory.mktemp("registry"), users={"ann": "secret"})
+    registry.start()
+    base = f"{registry.host}/{tag}"
+    text = f"FROM {base} AS base\nFROM scratch\nCOPY --from=base /bin/busybox /b\n"
+    try:
+        monkeypatch.setenv("DOCKER_CONFIG", str(registry.base / "nobody"))
+        assert "no basic auth credentials" in build(text, check=False).err
+        monkeypatch.setenv("DOCKER_CONFIG", str(registry.base / "ann"))
+        daemon.docker("login", "-u", "ann", "-p", "secret", registry.host)
+        daemon.docker("tag", "busybox", base)
+        daemon.docker("push", base)
+        for ours in (False, True):
+            daemon.docker("rmi", base)
+            done = build(text, "--no-cache", ours=ours)
+            assert "Pulling from" in done.out + done.err
+        assert "Pulling from" not in build(text).out
+        assert "Pulling from" in build(text, "--pull").out
+    finally:
+        daemon.docker("rmi", "-f", base, check=False)
+        registry.stop()
 
 
 def test_virtual_machines_do_not_build(build: Build) -> None:

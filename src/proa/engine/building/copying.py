@@ -199,6 +199,11 @@ def _match(
             raise
         except OSError as error:
             raise CopyFailed(f"{name} failed: {source}: {(error.strerror or '').lower()}") from error
+        if path and len(gathered.items) == 1 and not keeps(path):  # a directory, and all in it is left out
+            raise CopyFailed(
+                f"{name} failed: file not found in build context or excluded by .dockerignore: "
+                f"stat {source}: file does not exist"
+            )
         if not gathered.is_directory:
             base = posixpath.basename(path).encode(errors="surrogateescape")
             digest.update(b"as %d " % len(base) + base)

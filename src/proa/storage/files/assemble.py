@@ -24,6 +24,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from proa.host.mount import Resolve, openat2
@@ -35,6 +36,8 @@ from proa.storage.files.walk import read_xattrs
 from proa.storage.tar import BadTar, Entry, Kind, Stream, iter_entries
 
 LINKS_MAX = 40
+UNPACKED_MAX = 64 << 30  # bytes of all files of an archive
+_ZEROS = bytes(1 << 20)
 _IN_ROOT = Resolve.IN_ROOT | Resolve.NO_MAGICLINKS
 _WHITEOUT = b".wh."
 _SYMBOLIC = re.compile(r"([ugoa]*)([-+=])([rwxXstugo]*)")
@@ -61,6 +64,7 @@ class Assembler:
         self._clear_owner = bool(plan["clear_owner"])
         self._mode = plan["mode"]
         self._site_packages = site_packages
+        self._unpacked = 0
         self._written: dict[Parts, int] = {}  # what this layer has: the type of each
         self._first: dict[tuple[int, int], bytes] = {}
         apply_mode(self._mode, 0, is_directory=False)  # a wrong one shows before anything is written
@@ -290,10 +294,12 @@ class Assembler:
             self._tar.add_hard_link(name, status, b"/".join(real))
         elif entry.kind is not Kind.FILE:
             self._tar.add(name, status, link=entry.link, xattrs=entry.xattrs)
-        elif entry.pieces is None:
-            self._tar.add_content(name, status, stream.pass_on, entry.xattrs)
         else:
-            raise BadTar(f"{_show(parts)}: sparse files in an archive are not supported by ADD")
+            self._unpacked += entry.size
+            if self._unpacked > UNPACKED_MAX:
+                raise BadTar(f"its files have more than {UNPACKED_MAX} bytes, the limit for a layer")
+            copy = stream.pass_on if entry.pieces is None else partial(_copy_sparse, stream, entry.pieces)
+            self._tar.add_content(name, status, copy, entry.xattrs)
 
 
 def _find_owner(text: str, below: int) -> tuple[int, int]:
@@ -310,6 +316,20 @@ def _find_owner(text: str, below: int) -> tuple[int, int]:
             f"no such {word}: {name}",
         ) from error
     return (uid, uid) if text.isdecimal() else (uid, gid)
+
+
+def _copy_sparse(
+    stream: Stream, pieces: Sequence[tuple[int, int]], count: int, sink: Callable[[memoryview], object]
+) -> None:
+    """Deliver a sparse file of ``count`` bytes whole, with its holes as zeros."""
+    at = 0
+    for offset, length in [*pieces, (count, 0)]:
+        while at < offset:
+            hole = min(offset - at, len(_ZEROS))
+            sink(memoryview(_ZEROS)[:hole])
+            at += hole
+        stream.pass_on(length, sink)
+        at += length
 
 
 def _is_tar(stream: Stream) -> bool:

@@ -72,7 +72,7 @@ class MountPoint:
     rw: bool = True
     propagation: str = ""
     subpath: str = ""
-    options: tuple[str, ...] = ()  # of a tmpfs
+    options: tuple[str, ...] = ()  # mount options of a tmpfs or a bind; nocopy of a volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

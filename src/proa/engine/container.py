@@ -76,6 +76,25 @@ class MountPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthResult:
+    """One run of a health check. Times are Unix nanoseconds; ``exit_code`` -1: it did not end, or begin."""
+
+    start_ns: int
+    end_ns: int
+    exit_code: int
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What the health checks of a container say. ``status`` is starting, healthy or unhealthy."""
+
+    status: str = "starting"
+    failing_streak: int = 0
+    results: tuple[HealthResult, ...] = ()  # the last five, oldest first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
     """All that proa knows of one container.
 
@@ -86,6 +105,7 @@ class Container:
     :ivar launching: a start is under way; seen at start-up it means that the daemon died in the middle.
     :ivar ending: the end is recorded, but not all that the task had is taken down yet; seen at start-up too.
     :ivar stopped_by_user: the last end was asked for, so restart policies leave it alone.
+    :ivar health: None without a health check.
     :ivar endpoints: where it is attached while it runs; ``ports`` what is published then.
     """
 
@@ -111,6 +131,7 @@ class Container:
     started_at_ns: int = 0
     finished_at_ns: int = 0
     restart_count: int = 0
+    health: Health | None = None
     launching: bool = False
     ending: bool = False
     stopped_by_user: bool = False

@@ -23,11 +23,12 @@ from msgspec.structs import replace as replace_struct
 from proa.engine import names, ports
 from proa.engine.container import Container, MountPoint
 from proa.engine.events import EventBus
+from proa.engine.health import check_health_config, merge_check
 from proa.engine.isolation import Hulls
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
 from proa.engine.mounts import check_bind_sources, parse_mounts, volume_requests
 from proa.engine.networking import check_networking
-from proa.engine.refusals import check_supported, unheeded_of_image
+from proa.engine.refusals import check_supported
 from proa.engine.registry import Registry
 from proa.engine.signals import parse_signal
 from proa.image.images import Images
@@ -99,6 +100,7 @@ class Creation:
         host = _normalise(request.host, without_network=config.network_disabled)
         argv = command_line(config)
         check_config(config, host)
+        check_health_config(config, host)
         networking = check_networking(config, host, request.networking, self._networks)
         points = parse_mounts(config, host, self._registry.get)
         warnings = self._hulls.judge(runtime, host, points)
@@ -130,7 +132,6 @@ class Creation:
             self._registry.add(container)
             undo.pop_all()
         self._events.publish("container", "create", container_id, event_attributes(container))
-        warnings += unheeded_of_image(request.config, image.config)
         return Created(id=container_id, warnings=_warnings(host) + warnings)
 
     def _check_files(self, host: HostConfig) -> None:
@@ -208,7 +209,7 @@ def merge_config(config: ContainerConfig, image: ContainerConfig) -> ContainerCo
         labels={**(image.labels or {}), **(config.labels or {})},
         stop_signal=config.stop_signal or image.stop_signal,
         stop_timeout=config.stop_timeout if config.stop_timeout is not None else image.stop_timeout,
-        healthcheck=config.healthcheck or image.healthcheck,
+        healthcheck=merge_check(config.healthcheck, image.healthcheck),
         shell=config.shell or image.shell,
     )
 

@@ -12,6 +12,7 @@ from proa.engine.containers import Containers
 from proa.engine.creation import Creation
 from proa.engine.events import EventBus
 from proa.engine.execs import Execs
+from proa.engine.health_checks import HealthChecks
 from proa.engine.images import Images
 from proa.engine.isolation import Hulls
 from proa.engine.launcher import Launcher
@@ -63,7 +64,12 @@ def build_engine(
     """Wire the use cases. ``tasks`` owns what watches the running containers."""
     registry, units = Registry(stores.db), Units()
     launcher = Launcher(registry=registry, hulls=hulls, roots=stores.roots, networks=stores.networks)
-    lifecycle = Lifecycle(registry=registry, units=units, launcher=launcher, events=events, tasks=tasks)
+    execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
+    health = HealthChecks(registry=registry, execs=execs, events=events, tasks=tasks)
+    lifecycle = Lifecycle(
+        registry=registry, units=units, launcher=launcher, events=events, tasks=tasks, health=health
+    )
+    health.stop, health.restart = lifecycle.stop, lifecycle.restart
     removal = Removal(
         registry=registry,
         units=units,
@@ -75,7 +81,6 @@ def build_engine(
     )
     lifecycle.on_auto_remove = removal.remove_automatically
     queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
-    execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
     removal.on_removed = execs.forget_container
     creation = Creation(
         registry=registry,

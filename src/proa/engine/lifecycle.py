@@ -22,6 +22,8 @@ from anyio.abc import TaskGroup
 from proa.engine.container import Container, State, check_transition
 from proa.engine.creation import event_attributes
 from proa.engine.events import EventBus
+from proa.engine.health import at_end, at_start
+from proa.engine.health_checks import HealthChecks
 from proa.engine.launcher import Launcher
 from proa.engine.registry import Registry
 from proa.engine.restarts import restart_delay_s, wants_restart
@@ -49,12 +51,14 @@ class Lifecycle:
         launcher: Launcher,
         events: EventBus,
         tasks: TaskGroup,
+        health: HealthChecks,
     ) -> None:
         self._registry = registry
         self._units = units
         self._launcher = launcher
         self._events = events
         self._tasks = tasks
+        self._health = health
         self.on_auto_remove: Callable[[Container], Awaitable[None]] | None = None
 
     # --- what users ask ---
@@ -202,7 +206,11 @@ class Lifecycle:
             lost = replace(container, launching=False, ending=True, pid=0, endpoints=(), ports=())
             if container.is_alive:
                 lost = replace(
-                    lost, state=State.EXITED, exit_code=LOST_EXIT_CODE, finished_at_ns=time.time_ns()
+                    lost,
+                    health=at_end(lost.health),
+                    state=State.EXITED,
+                    exit_code=LOST_EXIT_CODE,
+                    finished_at_ns=time.time_ns(),
                 )
             self._registry.put(lost)
             await self._launcher.take_down(container, task)
@@ -237,6 +245,7 @@ class Lifecycle:
                 exit_code=0,
                 oom_killed=False,
                 error="",
+                health=at_start(container.config),
                 started_at_ns=time.time_ns(),
                 finished_at_ns=0,
                 endpoints=launched.endpoints,
@@ -266,12 +275,7 @@ class Lifecycle:
     async def _supervise(self, unit: Unit, task: Task) -> None:
         """Wait for a task's end and handle it: record, tell, take down, then restart or remove."""
         try:
-            error = ""
-            try:
-                status = await task.wait()
-            except TaskLost as lost:
-                error = str(lost)
-                status = ExitStatus(code=LOST_EXIT_CODE, finished_at_ns=time.time_ns())
+            status, error = await self._wait(unit, task)
             with anyio.CancelScope(shield=True):
                 container, again = await self._handle_end(unit, task, status, error)
             if again:
@@ -280,6 +284,17 @@ class Lifecycle:
                 await self._remove_if_asked(unit)
         except Exception:  # service loop: one container's trouble must not end the daemon
             log.exception("watching container %s", unit.id)
+
+    async def _wait(self, unit: Unit, task: Task) -> tuple[ExitStatus, str]:
+        """Wait for a task's end, and look after its health until then; return also why it was lost."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._health.watch, unit)
+            try:
+                return await task.wait(), ""
+            except TaskLost as lost:
+                return ExitStatus(code=LOST_EXIT_CODE, finished_at_ns=time.time_ns()), str(lost)
+            finally:
+                group.cancel_scope.cancel()
 
     async def _handle_end(
         self, unit: Unit, task: Task, status: ExitStatus, error: str
@@ -296,6 +311,7 @@ class Lifecycle:
                 ending=True,
                 error=error,
                 finished_at_ns=status.finished_at_ns,
+                health=at_end(container.health),
                 stopped_by_user=unit.stop_requested,
                 endpoints=(),
                 ports=(),

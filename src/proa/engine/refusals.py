@@ -18,7 +18,6 @@ from proa.model.config import (
     ContainerConfig,
     EndpointIpamConfig,
     EndpointSettings,
-    HealthConfig,
     HostConfig,
     NetworkingConfig,
 )
@@ -61,8 +60,6 @@ def check_supported(config: ContainerConfig, host: HostConfig, networking: Netwo
 
     :param config: the user's own; what an image says beside it is ``unheeded_of_image``'s matter.
     """
-    if is_health_check(config.healthcheck):
-        raise _refusal("Healthcheck", "health checks are not run yet")
     _check_fields("HostConfig", host, HostConfig(), _REFUSED_HOST)
     _check_modes(host)
     _check_log_options(host)
@@ -73,18 +70,6 @@ def check_supported(config: ContainerConfig, host: HostConfig, networking: Netwo
         _check_fields(where, endpoint, EndpointSettings(), _REFUSED_ENDPOINT)
         if endpoint.ipam_config:
             _check_fields(f"{where}.IPAMConfig", endpoint.ipam_config, EndpointIpamConfig(), _REFUSED_IPAM)
-
-
-def unheeded_of_image(asked: ContainerConfig, image: ContainerConfig) -> tuple[str, ...]:
-    """Return warnings about what the image wants and does not get. It is no reason to refuse the image."""
-    if asked.healthcheck is None and is_health_check(image.healthcheck):
-        return ("The image's HEALTHCHECK is not run: health checks are not supported yet",)
-    return ()
-
-
-def is_health_check(check: HealthConfig | None) -> bool:
-    """Tell whether there is something to run: an empty test inherits, NONE is none."""
-    return check is not None and bool(check.test) and check.test != ["NONE"]
 
 
 def _check_fields(

@@ -212,6 +212,15 @@ class VmTask:
         with contextlib.suppress(AgentError):  # it has just ended
             await self._guest.channel.request(FrameType.RESIZE, messages.of_process(process.number, size))
 
+    async def kill_process(self, process: GuestProcess) -> None:
+        """Kill a process of an exec, with its session, if it runs."""
+        if process.status is None:
+            number = u32(Key.SIGNAL_NUMBER, signal.SIGKILL)
+            with contextlib.suppress(AgentError):  # it has just ended
+                await self._guest.channel.request(
+                    FrameType.SIGNAL, messages.of_process(process.number, number)
+                )
+
     async def update(self, resources: Resources) -> None:
         self._require_running()
         record = self._clone.record
@@ -343,6 +352,9 @@ class VmProcess:
 
     async def wait(self) -> ExitStatus:
         return await self._process.wait()
+
+    async def kill(self) -> None:
+        await self._task.kill_process(self._process)
 
     async def resize(self, *, rows: int, columns: int) -> None:
         await self._task.resize_process(self._process, rows=rows, columns=columns)

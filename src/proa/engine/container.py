@@ -105,6 +105,7 @@ class Container:
     :ivar launching: a start is under way; seen at start-up it means that the daemon died in the middle.
     :ivar ending: the end is recorded, but not all that the task had is taken down yet; seen at start-up too.
     :ivar stopped_by_user: the last end was asked for, so restart policies leave it alone.
+    :ivar short_runs: how many runs in a row ended soon after a restart: what the next delay grows with.
     :ivar health: None without a health check.
     :ivar endpoints: where it is attached while it runs; ``ports`` what is published then.
     """
@@ -131,6 +132,7 @@ class Container:
     started_at_ns: int = 0
     finished_at_ns: int = 0
     restart_count: int = 0
+    short_runs: int = 0
     health: Health | None = None
     launching: bool = False
     ending: bool = False

@@ -26,7 +26,7 @@ from proa.engine.health import at_end, at_start
 from proa.engine.health_checks import HealthChecks
 from proa.engine.launcher import Launcher
 from proa.engine.registry import Registry
-from proa.engine.restarts import restart_delay_s, wants_restart
+from proa.engine.restarts import count_short_runs, restart_delay_s, wants_restart
 from proa.engine.signals import parse_signal
 from proa.engine.unit import Unit, Units, WaitResult
 from proa.model.errors import EngineError, NotModified, StartFailed, TaskLost, Unavailable, WrongState
@@ -287,14 +287,16 @@ class Lifecycle:
 
     async def _wait(self, unit: Unit, task: Task) -> tuple[ExitStatus, str]:
         """Wait for a task's end, and look after its health until then; return also why it was lost."""
+        error = ""
         async with anyio.create_task_group() as group:
             group.start_soon(self._health.watch, unit)
             try:
-                return await task.wait(), ""
+                status = await task.wait()
             except TaskLost as lost:
-                return ExitStatus(code=LOST_EXIT_CODE, finished_at_ns=time.time_ns()), str(lost)
-            finally:
-                group.cancel_scope.cancel()
+                error = str(lost)
+                status = ExitStatus(code=LOST_EXIT_CODE, finished_at_ns=time.time_ns())
+            group.cancel_scope.cancel()
+        return status, error
 
     async def _handle_end(
         self, unit: Unit, task: Task, status: ExitStatus, error: str
@@ -312,6 +314,7 @@ class Lifecycle:
                 error=error,
                 finished_at_ns=status.finished_at_ns,
                 health=at_end(container.health),
+                short_runs=count_short_runs(container, status.finished_at_ns) if again else 0,
                 stopped_by_user=unit.stop_requested,
                 endpoints=(),
                 ports=(),
@@ -341,6 +344,10 @@ class Lifecycle:
         async with unit.lock:
             current = self._registry.find(unit.id)
             if current is None or current.state is not State.RESTARTING:
+                return
+            if current.host_config.restart_policy.name in ("", "no"):  # docker update, meanwhile
+                self._registry.put(replace(current, state=State.EXITED))
+                unit.announce_exit(WaitResult(code=current.exit_code), final=True)
                 return
             try:
                 await self._launch(unit, replace(current, restart_count=current.restart_count + 1))

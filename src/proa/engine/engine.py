@@ -17,6 +17,7 @@ from proa.engine.images import Images
 from proa.engine.isolation import Hulls
 from proa.engine.launcher import Launcher
 from proa.engine.lifecycle import Lifecycle
+from proa.engine.log_files import LogKeeper
 from proa.engine.networks import Networks
 from proa.engine.queries import Queries
 from proa.engine.registry import Registry
@@ -67,7 +68,13 @@ def build_engine(
     execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
     health = HealthChecks(registry=registry, execs=execs, events=events, tasks=tasks)
     lifecycle = Lifecycle(
-        registry=registry, units=units, launcher=launcher, events=events, tasks=tasks, health=health
+        registry=registry,
+        units=units,
+        launcher=launcher,
+        events=events,
+        tasks=tasks,
+        health=health,
+        logs=LogKeeper(tasks),
     )
     health.stop, health.restart = lifecycle.stop, lifecycle.restart
     removal = Removal(

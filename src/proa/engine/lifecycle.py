@@ -15,6 +15,7 @@ import signal as signals
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
@@ -25,6 +26,8 @@ from proa.engine.events import EventBus
 from proa.engine.health import at_end, at_start
 from proa.engine.health_checks import HealthChecks
 from proa.engine.launcher import Launcher
+from proa.engine.log_files import LogKeeper, begin
+from proa.engine.log_options import parse_log_config
 from proa.engine.registry import Registry
 from proa.engine.restarts import count_short_runs, restart_delay_s, wants_restart
 from proa.engine.signals import parse_signal
@@ -52,6 +55,7 @@ class Lifecycle:
         events: EventBus,
         tasks: TaskGroup,
         health: HealthChecks,
+        logs: LogKeeper,
     ) -> None:
         self._registry = registry
         self._units = units
@@ -59,6 +63,7 @@ class Lifecycle:
         self._events = events
         self._tasks = tasks
         self._health = health
+        self._logs = logs
         self.on_auto_remove: Callable[[Container], Awaitable[None]] | None = None
 
     # --- what users ask ---
@@ -195,6 +200,12 @@ class Lifecycle:
     def adopt(self, unit: Unit, task: Task) -> None:
         """Watch a task that an earlier daemon started."""
         unit.task = task
+        container = self._registry.get(unit.id)
+        policy = parse_log_config(container.host_config.log_config)
+        try:
+            self._logs.watch(Path(container.log_path), policy)
+        except OSError as error:
+            log.warning("keeping the log of container %s: %s", unit.id, error)
         self._tasks.start_soon(self._supervise, unit, task, name=f"supervise {unit.id[:12]}")
 
     async def lose(self, container: Container, task: Task | None) -> None:
@@ -229,9 +240,11 @@ class Lifecycle:
         # A client that hangs up must not leave half a container: the start is finished or undone.
         with anyio.CancelScope(shield=True):
             try:
+                self._keep_log(container)
                 launched = await self._launcher.launch(unit, container)
             except (EngineError, OSError) as error:
                 unit.drop_pending()
+                self._logs.unwatch(Path(container.log_path))
                 self._record_failure(container, error)
                 raise
             await self._connect_late(unit, launched.task)
@@ -256,6 +269,12 @@ class Lifecycle:
             self._publish_network("connect", endpoint.network_id, running)
         self._publish("start", running)
         self._tasks.start_soon(self._supervise, unit, launched.task, name=f"supervise {unit.id[:12]}")
+
+    def _keep_log(self, container: Container) -> None:
+        policy = parse_log_config(container.host_config.log_config)
+        if container.host_config.log_config.type != "none":
+            begin(Path(container.log_path), policy)
+            self._logs.watch(Path(container.log_path), policy)
 
     async def _connect_late(self, unit: Unit, task: Task) -> None:
         """Connect the clients that attached while the task was being started."""
@@ -327,6 +346,7 @@ class Lifecycle:
             # Clients are told now: they wait for the exit, not for our cleaning up.
             unit.announce_exit(WaitResult(code=status.code, error=error or None), final=not again)
             unit.task = None
+            self._logs.unwatch(Path(container.log_path))
             await self._launcher.take_down(container, task)
             ended = replace(ended, ending=False)
             self._registry.put(ended)

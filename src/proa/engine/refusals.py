@@ -50,9 +50,6 @@ _MODES = {
     "UTSMode": (("", "host"), False, "UTS mode"),
     "CgroupnsMode": (("", "private", "host"), False, "cgroup namespace mode"),
 }
-_LOG_OPTIONS = frozenset(
-    {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag"}
-)
 
 
 def check_supported(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig) -> None:
@@ -62,7 +59,6 @@ def check_supported(config: ContainerConfig, host: HostConfig, networking: Netwo
     """
     _check_fields("HostConfig", host, HostConfig(), _REFUSED_HOST)
     _check_modes(host)
-    _check_log_options(host)
     for name, endpoint in (networking.endpoints_config or {}).items():
         if endpoint is None:
             continue
@@ -89,15 +85,6 @@ def _check_modes(host: HostConfig) -> None:
         kind, _, ref = mode.partition(":")
         if mode not in words and not (joins and kind == "container" and ref):
             raise InvalidParameter(f"invalid {title}: {mode}")
-
-
-def _check_log_options(host: HostConfig) -> None:
-    for option in host.log_config.config or {}:
-        if option in _LOG_OPTIONS:
-            raise _refusal(f"log option {option}", "logs are not rotated or labelled yet")
-        raise InvalidParameter(
-            f"unknown log opt '{option}' for {host.log_config.type or 'json-file'} log driver"
-        )
 
 
 def _refusal(option: str, reason: str) -> InvalidParameter:

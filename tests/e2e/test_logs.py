@@ -49,6 +49,22 @@ def test_the_writer_goes_on_without_a_daemon(daemon: Daemon, name: str) -> None:
     assert sum(path.stat().st_size for path in log_files(daemon, name)) < 100_000
 
 
+def test_a_guest_is_bounded_and_loses_nothing(daemon: Daemon, name: str) -> None:
+    daemon.docker("run", "-d", "--name", name, "--isolation", "vm", "--log-opt", "max-size=50k",
+                  "--log-opt", "max-file=50", "busybox", "sh", "-c",
+                  "until [ -e /go ]; do sleep 0.05; done; for k in 0 1 2; do "
+                  "seq $((k*5000)) $((k*5000+4999)); sleep 1.2; done; echo end")  # fmt: skip
+    follower = subprocess.Popen(
+        [DOCKER, "--host", daemon.host, "logs", "-f", name], stdout=subprocess.PIPE, text=True
+    )
+    daemon.docker("exec", name, "touch", "/go")
+    followed, _ = follower.communicate(timeout=PATIENCE_S)
+    every = [*(str(number) for number in range(15_000)), "end"]
+    assert followed.split() == every
+    assert daemon.docker("logs", name).out.split() == every
+    assert len(log_files(daemon, name)) > 2
+
+
 def test_refused_options(daemon: Daemon) -> None:
     for options, sentence in (
         (("--log-opt", "colour=red"), "unknown log opt 'colour' for json-file log driver"),

@@ -38,6 +38,7 @@ from proa.runtime.vm import limits, messages, ps, qemu
 from proa.runtime.vm.channel import ANSWER_TIMEOUT_S, AgentError
 from proa.runtime.vm.clone import Clone
 from proa.runtime.vm.home import Home
+from proa.runtime.vm.log_bound import keep_bounded
 from proa.runtime.vm.monitor import open_monitor
 from proa.runtime.vm.process import GuestProcess
 from proa.runtime.vm.protocol import Fields, FrameType, Key, ProtocolError, u32
@@ -155,6 +156,7 @@ class VmTask:
         async with anyio.create_task_group() as racing:
             racing.start_soon(self._wait_for_guest, racing)
             racing.start_soon(self._wait_for_qemu, racing)
+            racing.start_soon(keep_bounded, self._home, self._clone.record)
         await self._release_host()
         status = self._guest.main.status or self._home.read_exit()
         self._guest.close()

@@ -104,6 +104,8 @@ class Container:
     :ivar runtime: the name of the driver (crun, runc, vm).
     :ivar launching: a start is under way; seen at start-up it means that the daemon died in the middle.
     :ivar ending: the end is recorded, but not all that the task had is taken down yet; seen at start-up too.
+    :ivar passing_pause: the engine paused it itself, for a while; seen at start-up while it is paused, it
+        means that the daemon died meanwhile.
     :ivar stopped_by_user: the last end was asked for, so restart policies leave it alone.
     :ivar short_runs: how many runs in a row ended soon after a restart: what the next delay grows with.
     :ivar health: None without a health check.
@@ -136,6 +138,7 @@ class Container:
     health: Health | None = None
     launching: bool = False
     ending: bool = False
+    passing_pause: bool = False
     stopped_by_user: bool = False
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()

@@ -13,8 +13,8 @@ import re
 import shlex
 import socket
 import time
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,8 +33,9 @@ from proa.engine.refusals import check_supported
 from proa.engine.registry import Registry
 from proa.engine.signals import parse_signal
 from proa.image.images import Images
+from proa.image.platform import Platform, parse_platform
 from proa.model.config import ContainerConfig, HostConfig, NetworkingConfig, VolumeOptions
-from proa.model.errors import InvalidParameter
+from proa.model.errors import InvalidParameter, NotFound
 from proa.model.ids import ContainerId, new_id
 from proa.model.image import Image
 from proa.network.networks import Networks
@@ -61,6 +62,7 @@ class CreateRequest:
     config: ContainerConfig
     host: HostConfig
     networking: NetworkingConfig
+    platform: str = ""  # that the image must be made for; "" for any
 
 
 class Creation:
@@ -88,21 +90,23 @@ class Creation:
     async def create(self, request: CreateRequest) -> Created:
         """Check the request and make the container.
 
-        Raises InvalidParameter, NoSuchImage, NameInUse, FeatureMissing, NoSuchNetwork; then nothing is left.
+        Raises InvalidParameter, NoSuchImage, NameInUse, FeatureMissing; then nothing is left.
         """
         name = self._choose_name(request.name)
         runtime = self._hulls.choose(request.host)
         if not request.config.image:
             raise InvalidParameter("no image specified")
         image = self._images.get(request.config.image)
+        _check_platform(image, request)
         check_supported(request.config, request.host, request.networking)
         config = merge_config(request.config, image.config)
         host = _normalise(request.host, without_network=config.network_disabled)
         argv = command_line(config)
         check_config(config, host)
         check_health_config(config, host)
-        networking = check_networking(config, host, request.networking, self._networks)
-        points = parse_mounts(config, host, self._registry.get)
+        with _missing_is_invalid():
+            networking = check_networking(config, host, request.networking, self._networks)
+            points = parse_mounts(config, host, self._registry.get)
         warnings = self._hulls.judge(runtime, host, points)
         self._check_files(host)
         check_bind_sources(points, host)
@@ -184,6 +188,36 @@ class Creation:
         if not any(point.name == name for container in self._registry for point in container.mounts):
             await self._volumes.remove(name)
             self._events.publish("volume", "destroy", name, {"driver": "local"})
+
+
+@contextmanager
+def _missing_is_invalid() -> Iterator[None]:
+    """What a request names beside its image is an argument of it, as in Docker.
+
+    The docker command takes a create's 404 for a missing image, whatever it says, and pulls.
+    """
+    try:
+        yield
+    except NotFound as error:
+        raise InvalidParameter(error.message) from error
+
+
+def _check_platform(image: Image, request: CreateRequest) -> None:
+    """Raise NotFound when the image is for another platform: clients pull the right one then.
+
+    Source: Docker Engine 28, daemon/images, matchesPlatform.
+    """
+    if not request.platform:
+        return
+    wanted = parse_platform(request.platform)
+    if wanted.os != "linux":
+        raise InvalidParameter(f'"{request.platform}": unknown operating system or architecture')
+    actual = Platform(os=image.os, architecture=image.architecture, variant=image.variant)
+    if image.architecture and not wanted.rank(actual):
+        raise NotFound(
+            f"image with reference {request.config.image} was found but its platform ({actual}) does not "
+            f"match the specified platform ({wanted})"
+        )
 
 
 def merge_config(config: ContainerConfig, image: ContainerConfig) -> ContainerConfig:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from anyio.abc import TaskGroup
 
+from proa.distribution.registries import Registries as RegistryClient
+from proa.engine.commits import Commits
 from proa.engine.containers import Containers
 from proa.engine.creation import Creation
 from proa.engine.events import EventBus
 from proa.engine.execs import Execs
+from proa.engine.files import Files
 from proa.engine.health_checks import HealthChecks
 from proa.engine.images import Images
 from proa.engine.isolation import Hulls
@@ -20,6 +23,7 @@ from proa.engine.lifecycle import Lifecycle
 from proa.engine.log_files import LogKeeper
 from proa.engine.networks import Networks
 from proa.engine.queries import Queries
+from proa.engine.registries import Registries
 from proa.engine.registry import Registry
 from proa.engine.removal import Removal
 from proa.engine.restore import Restore
@@ -40,9 +44,12 @@ class Engine:
 
     containers: Containers
     execs: Execs
+    files: Files
+    commits: Commits
     images: Images
     volumes: Volumes
     networks: Networks
+    registries: Registries
     system: System
     restore: Restore
 
@@ -56,6 +63,7 @@ class Stores:
     roots: Roots
     volumes: VolumeStore
     networks: NetworkStore
+    registries: RegistryClient
     containers_dir: Path
 
 
@@ -64,19 +72,10 @@ def build_engine(
 ) -> Engine:
     """Wire the use cases. ``tasks`` owns what watches the running containers."""
     registry, units = Registry(stores.db), Units()
-    launcher = Launcher(registry=registry, hulls=hulls, roots=stores.roots, networks=stores.networks)
     execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
-    health = HealthChecks(registry=registry, execs=execs, events=events, tasks=tasks)
-    lifecycle = Lifecycle(
-        registry=registry,
-        units=units,
-        launcher=launcher,
-        events=events,
-        tasks=tasks,
-        health=health,
-        logs=LogKeeper(tasks),
+    lifecycle = _build_lifecycle(
+        stores, registry=registry, units=units, hulls=hulls, execs=execs, events=events, tasks=tasks
     )
-    health.stop, health.restart = lifecycle.stop, lifecycle.restart
     removal = Removal(
         registry=registry,
         units=units,
@@ -99,7 +98,9 @@ def build_engine(
         containers_dir=stores.containers_dir,
     )
     images = Images(store=stores.images, registry=registry, events=events)
+    registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
+    files = Files(registry=registry, units=units, hulls=hulls, roots=stores.roots, events=events)
     return Engine(
         containers=Containers(
             registry=registry,
@@ -115,14 +116,20 @@ def build_engine(
             events=events,
         ),
         execs=execs,
+        files=files,
+        commits=Commits(
+            files=files, lifecycle=lifecycle, images=stores.images, roots=stores.roots, events=events
+        ),
         images=images,
         volumes=volumes,
         networks=Networks(store=stores.networks, registry=registry, units=units, events=events),
+        registries=registries,
         system=System(
             registry=registry,
             hulls=hulls,
             images=images,
             volumes=volumes,
+            registries=registries,
             queries=queries,
             events=events,
             facts=facts,
@@ -135,5 +142,36 @@ def build_engine(
             removal=removal,
             networks=stores.networks,
             images=stores.images,
+            roots=stores.roots,
         ),
     )
+
+
+def _build_lifecycle(
+    stores: Stores,
+    *,
+    registry: Registry,
+    units: Units,
+    hulls: Hulls,
+    execs: Execs,
+    events: EventBus,
+    tasks: TaskGroup,
+) -> Lifecycle:
+    launcher = Launcher(
+        registry=registry,
+        hulls=hulls,
+        roots=stores.roots,
+        networks=stores.networks,
+    )
+    health = HealthChecks(registry=registry, execs=execs, events=events, tasks=tasks)
+    lifecycle = Lifecycle(
+        registry=registry,
+        units=units,
+        launcher=launcher,
+        events=events,
+        tasks=tasks,
+        health=health,
+        logs=LogKeeper(tasks),
+    )
+    health.stop, health.restart = lifecycle.stop, lifecycle.restart
+    return lifecycle

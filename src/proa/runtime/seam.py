@@ -189,9 +189,13 @@ class Task(Protocol):
         """List the processes inside as ``ps ps_args`` would. Raises WrongState, InvalidParameter."""
         ...
 
-    async def delete(self) -> None:
+    async def delete(self, *, keep_writes: bool = True) -> None:
         """Free all that belongs to the task: processes (killed if need be), cgroup, runtime state, files in
-        the exec root. The log stays. Idempotent."""
+        the exec root. The log stays. Idempotent.
+
+        :param keep_writes: False when the root file system and the log will be removed: a task that would
+            have to write them out first need not.
+        """
         ...
 
 

@@ -216,7 +216,7 @@ def body(row: str, isolation: str) -> dict[str, Any]:
 
 def fields(struct: type[msgspec.Struct], prefix: str) -> Iterator[str]:
     """Every field a client may set, down to the leaves that the page lists."""
-    deeper = {
+    deeper: dict[str, type[msgspec.Struct]] = {
         "BindOptions": model.BindOptions,
         "VolumeOptions": model.VolumeOptions,
         "TmpfsOptions": model.TmpfsOptions,

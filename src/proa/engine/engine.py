@@ -162,6 +162,7 @@ def _build_lifecycle(
         hulls=hulls,
         roots=stores.roots,
         networks=stores.networks,
+        volumes=stores.volumes,
     )
     health = HealthChecks(registry=registry, execs=execs, events=events, tasks=tasks)
     lifecycle = Lifecycle(

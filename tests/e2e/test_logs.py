@@ -65,10 +65,22 @@ def test_a_guest_is_bounded_and_loses_nothing(daemon: Daemon, name: str) -> None
     assert len(log_files(daemon, name)) > 2
 
 
+def test_details_and_what_logs_take(daemon: Daemon, name: str) -> None:
+    daemon.docker("run", "--name", name, "--log-opt", "labels=a,b", "--log-opt", "env-regex=^X",
+                  "--log-opt", "tag={{.Name}}", "--label", "a=1", "-e", "XY=2", "busybox",
+                  "echo", "said")  # fmt: skip
+    assert daemon.docker("logs", "--details", name).out == f"XY=2,a=1,tag={name} said\n"
+    assert daemon.docker("logs", name).out == "said\n"
+    listed = daemon.docker("system", "df", "-v", "--format", "{{json .Containers}}").out
+    sizes = {one["Names"]: one["Size"] for one in json.loads(listed)}
+    assert sizes[name] not in ("0B", ""), "its log takes a block"
+
+
 def test_refused_options(daemon: Daemon) -> None:
     for options, sentence in (
         (("--log-opt", "colour=red"), "unknown log opt 'colour' for json-file log driver"),
         (("--log-driver", "nonesuch"), "logger: no log driver named 'nonesuch' is registered"),
+        (("--log-opt", "env-regex=["), "invalid value for env-regex"),
         (("--log-opt", "max-file=0"), "max-file cannot be less than 1"),
     ):
         assert sentence in daemon.docker("create", *options, "busybox", check=False).err

@@ -9,12 +9,15 @@ Source: Docker documentation, "JSON File logging driver", "Local file logging dr
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proa.engine.container import Container
 from proa.model.config import LogConfig
 from proa.model.errors import InvalidParameter
 
 MIB = 1 << 20
+_FIELD = re.compile(r"\{\{\s*\.(\w+)\s*\}\}")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _MISSING = {
@@ -60,6 +63,7 @@ def parse_log_config(config: LogConfig) -> LogPolicy:
         if name not in _OPTIONS[driver] and name not in _COMMON:
             raise InvalidParameter(f"unknown log opt '{name}' for {driver} log driver")
     _check_mode(options)
+    _check_patterns(options)
     default = _DEFAULTS[driver]
     max_bytes = _parse_size(options["max-size"]) if "max-size" in options else default.max_bytes
     max_files = _parse_count(options["max-file"]) if "max-file" in options else default.max_files
@@ -67,6 +71,46 @@ def parse_log_config(config: LogConfig) -> LogPolicy:
     if "compress" in options and compress and (max_files < 2 or not max_bytes):
         raise InvalidParameter("compress cannot be true when max-file is less than 2 or max-size is not set")
     return LogPolicy(max_bytes=max_bytes, max_files=max_files, compress=compress and max_files > 1)
+
+
+def log_attributes(container: Container) -> dict[str, str]:
+    """Return what docker logs --details shows of each line: the labels, variables and tag asked for."""
+    options = container.host_config.log_config.config or {}
+    env = dict(entry.partition("=")[::2] for entry in container.config.env or ())
+    found = {
+        **_chosen(container.config.labels or {}, options, "labels"),
+        **_chosen(env, options, "env"),
+    }
+    if "tag" in options:
+        values = {
+            "ID": container.id[:12],
+            "FullID": container.id,
+            "Name": container.name,
+            "ImageName": container.image_ref,
+            "ImageID": container.image_id.removeprefix("sha256:")[:12],
+            "ImageFullID": container.image_id,
+            "DaemonName": "proa",
+        }
+        found["tag"] = _FIELD.sub(lambda match: values.get(match[1], match[0]), options["tag"])
+    return found
+
+
+def _chosen(given: Mapping[str, str], options: Mapping[str, str], kind: str) -> dict[str, str]:
+    names = options.get(kind, "").split(",")
+    pattern = options.get(f"{kind}-regex")
+    return {
+        key: value
+        for key, value in given.items()
+        if key in names or (pattern is not None and re.search(pattern, key))
+    }
+
+
+def _check_patterns(options: Mapping[str, str]) -> None:
+    for name in ("labels-regex", "env-regex"):
+        try:
+            re.compile(options.get(name, ""))
+        except re.error as error:
+            raise InvalidParameter(f"invalid value for {name}: {error}") from error
 
 
 def _check_mode(options: dict[str, str]) -> None:

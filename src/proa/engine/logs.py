@@ -45,6 +45,8 @@ class LogQuery:
     tail: int | None = None
     timestamps: bool = False
     follow: bool = False
+    details: bool = False
+    prefix: bytes = b""  # of each line: what ``details`` means for this container
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,8 @@ class _Parser:
         partial = tag[:1] == b"P"
         self._in_line[stream] = partial
         data = text if partial else text + b"\n"
+        if query.prefix and not continues:
+            data = query.prefix + data
         if query.timestamps and not continues:
             data = _docker_time(time) + b" " + data
         return LogRecord(stream=_STREAMS[stream], data=data)

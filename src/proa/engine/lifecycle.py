@@ -270,6 +270,7 @@ class Lifecycle:
             self._registry.put(running)
         for endpoint in launched.endpoints:
             self._publish_network("connect", endpoint.network_id, running)
+        self._publish_volumes("mount", running)
         self._publish("start", running)
         self._tasks.start_soon(self._supervise, unit, launched.task, name=f"supervise {unit.id[:12]}")
 
@@ -355,6 +356,7 @@ class Lifecycle:
             self._registry.put(ended)
             for endpoint in container.endpoints:
                 self._publish_network("disconnect", endpoint.network_id, ended)
+            self._publish_volumes("unmount", ended)
             return ended, again
 
     async def _restart_later(self, unit: Unit, container: Container) -> None:
@@ -443,6 +445,15 @@ class Lifecycle:
     def _publish(self, action: str, container: Container | None, **extra: str) -> None:
         if container is not None:
             self._events.publish("container", action, container.id, {**event_attributes(container), **extra})
+
+    def _publish_volumes(self, action: str, container: Container) -> None:
+        for point in container.mounts:
+            if point.type == "volume":
+                attributes = {"container": container.id, "driver": point.driver}
+                if action == "mount":
+                    attributes |= {"destination": point.destination, "propagation": point.propagation}
+                    attributes["read/write"] = str(point.rw).lower()
+                self._events.publish("volume", action, point.name, attributes)
 
     def _publish_network(self, action: str, network_id: str, container: Container) -> None:
         name = next(

@@ -288,6 +288,10 @@ class FakeExec:
     async def wait(self) -> ExitStatus:
         return await self._process.wait()
 
+    async def kill(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._process.end(128 + SIGKILL)
+
     async def resize(self, *, rows: int, columns: int) -> None:
         self._process.size = (rows, columns) if self._process.spec.tty else None
 

@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from proa.cli import values
+from proa.cli.health import on_failure, parse_health
 from proa.cli.terminal import is_terminal, window_size
 from proa.model.config import (
     Empty,
     EndpointIpamConfig,
     EndpointSettings,
-    HealthConfig,
     HostConfig,
     LogConfig,
     NetworkingConfig,
@@ -55,7 +55,7 @@ def build_request(
         attach_stderr=stderr,
         exposed_ports=exposed or None,
         volumes=dict.fromkeys(anonymous, Empty()) or None,
-        healthcheck=HealthConfig(test=["NONE"]) if flags["no_healthcheck"] else None,
+        healthcheck=parse_health(flags),
         stop_signal=flags["stop_signal"],
         stop_timeout=flags["stop_timeout"],
         mac_address=flags["mac_address"] or "",
@@ -114,7 +114,7 @@ def _host_config(flags: Flags, bindings: Any, binds: Sequence[str]) -> HostConfi
         extra_hosts=list(flags["add_host"]) or None,
         group_add=list(flags["group_add"]) or None,
         sysctls=values.parse_labels(flags["sysctl"]) or None,
-        annotations=values.parse_labels(flags["annotation"]) or None,
+        annotations={**values.parse_labels(flags["annotation"]), **on_failure(flags)} or None,
         storage_opt=values.parse_labels(flags["storage_opt"]) or None,
         volumes_from=list(flags["volumes_from"]) or None,
         volume_driver=flags["volume_driver"] or "",

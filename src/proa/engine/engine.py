@@ -15,10 +15,12 @@ from proa.engine.creation import Creation
 from proa.engine.events import EventBus
 from proa.engine.execs import Execs
 from proa.engine.files import Files
+from proa.engine.health_checks import HealthChecks
 from proa.engine.images import Images
 from proa.engine.isolation import Hulls
 from proa.engine.launcher import Launcher
 from proa.engine.lifecycle import Lifecycle
+from proa.engine.log_files import LogKeeper
 from proa.engine.networks import Networks
 from proa.engine.queries import Queries
 from proa.engine.registries import Registries
@@ -70,8 +72,10 @@ def build_engine(
 ) -> Engine:
     """Wire the use cases. ``tasks`` owns what watches the running containers."""
     registry, units = Registry(stores.db), Units()
-    launcher = Launcher(registry=registry, hulls=hulls, roots=stores.roots, networks=stores.networks)
-    lifecycle = Lifecycle(registry=registry, units=units, launcher=launcher, events=events, tasks=tasks)
+    execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
+    lifecycle = _build_lifecycle(
+        stores, registry=registry, units=units, hulls=hulls, execs=execs, events=events, tasks=tasks
+    )
     removal = Removal(
         registry=registry,
         units=units,
@@ -83,7 +87,6 @@ def build_engine(
     )
     lifecycle.on_auto_remove = removal.remove_automatically
     queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
-    execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
     removal.on_removed = execs.forget_container
     creation = Creation(
         registry=registry,
@@ -142,3 +145,34 @@ def build_engine(
             roots=stores.roots,
         ),
     )
+
+
+def _build_lifecycle(
+    stores: Stores,
+    *,
+    registry: Registry,
+    units: Units,
+    hulls: Hulls,
+    execs: Execs,
+    events: EventBus,
+    tasks: TaskGroup,
+) -> Lifecycle:
+    launcher = Launcher(
+        registry=registry,
+        hulls=hulls,
+        roots=stores.roots,
+        networks=stores.networks,
+        volumes=stores.volumes,
+    )
+    health = HealthChecks(registry=registry, execs=execs, events=events, tasks=tasks)
+    lifecycle = Lifecycle(
+        registry=registry,
+        units=units,
+        launcher=launcher,
+        events=events,
+        tasks=tasks,
+        health=health,
+        logs=LogKeeper(tasks),
+    )
+    health.stop, health.restart = lifecycle.stop, lifecycle.restart
+    return lifecycle

@@ -212,6 +212,8 @@ class TaskSpec:
 
     :ivar log_path: where the output of the process is appended, in conmon's k8s-file format:
         ``RFC3339Nano-time stdout|stderr F|P text``.
+    :ivar log_max_bytes: beyond this a new file is renamed over ``log_path``, and the one before left as it
+        is; 0: never.
     :ivar files: content of files the engine owns, by absolute path inside: /etc/hostname, /etc/hosts,
         /etc/resolv.conf. The container may change its copy.
     """
@@ -222,6 +224,7 @@ class TaskSpec:
     process: ProcessSpec
     rootfs: Rootfs
     log_path: Path
+    log_max_bytes: int = 0
     read_only_rootfs: bool = False
     mounts: tuple[Mount, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)

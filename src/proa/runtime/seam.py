@@ -124,6 +124,10 @@ class Process(Protocol):
         """Wait for the end. May be called any number of times, by several callers."""
         ...
 
+    async def kill(self) -> None:
+        """End it with SIGKILL, and what it has started with it. Idempotent."""
+        ...
+
     async def resize(self, *, rows: int, columns: int) -> None:
         """Set the size of the process's terminal. A process without one ignores it."""
         ...

@@ -35,17 +35,19 @@ async def test_order_of_a_life(ground: Ground) -> None:
             "volume create",
             "container create",
             "network connect",
+            "volume mount",
             "container start",
             "container kill",
             "container die",
             "network disconnect",
+            "volume unmount",
             "container stop",
             "container destroy",
         ]
-        die = daemon.events[5].attributes
+        die = daemon.events[6].attributes
         assert (die["exitCode"], die["name"], die["image"]) == ("143", "web", "busybox")
         assert die["execDuration"] == "0"
-        assert daemon.events[4].attributes["signal"] == "15"
+        assert daemon.events[5].attributes["signal"] == "15"
         assert daemon.events[2].attributes["container"] == daemon.events[1].actor_id
         moments = [event.time_ns for event in daemon.events]
         assert moments == sorted(moments)

@@ -38,6 +38,7 @@ from proa.runtime.vm import limits, messages, ps, qemu
 from proa.runtime.vm.channel import ANSWER_TIMEOUT_S, AgentError
 from proa.runtime.vm.clone import Clone
 from proa.runtime.vm.home import Home
+from proa.runtime.vm.log_bound import keep_bounded
 from proa.runtime.vm.monitor import open_monitor
 from proa.runtime.vm.process import GuestProcess
 from proa.runtime.vm.protocol import Fields, FrameType, Key, ProtocolError, u32
@@ -155,6 +156,7 @@ class VmTask:
         async with anyio.create_task_group() as racing:
             racing.start_soon(self._wait_for_guest, racing)
             racing.start_soon(self._wait_for_qemu, racing)
+            racing.start_soon(keep_bounded, self._home, self._clone.record)
         await self._release_host()
         status = self._guest.main.status or self._home.read_exit()
         self._guest.close()
@@ -211,6 +213,15 @@ class VmTask:
         size = u32(Key.ROWS, rows) + u32(Key.COLUMNS, columns)
         with contextlib.suppress(AgentError):  # it has just ended
             await self._guest.channel.request(FrameType.RESIZE, messages.of_process(process.number, size))
+
+    async def kill_process(self, process: GuestProcess) -> None:
+        """Kill a process of an exec, with its session, if it runs."""
+        if process.status is None:
+            number = u32(Key.SIGNAL_NUMBER, signal.SIGKILL)
+            with contextlib.suppress(AgentError):  # it has just ended
+                await self._guest.channel.request(
+                    FrameType.SIGNAL, messages.of_process(process.number, number)
+                )
 
     async def update(self, resources: Resources) -> None:
         self._require_running()
@@ -343,6 +354,9 @@ class VmProcess:
 
     async def wait(self) -> ExitStatus:
         return await self._process.wait()
+
+    async def kill(self) -> None:
+        await self._task.kill_process(self._process)
 
     async def resize(self, *, rows: int, columns: int) -> None:
         await self._task.resize_process(self._process, rows=rows, columns=columns)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import first_bytes
-from tests.conformance.missing import NEEDS_BUILD, NEEDS_CONNECT, NEEDS_HEALTH
+from tests.conformance.missing import NEEDS_BUILD, NEEDS_CONNECT
 from tests.support.daemon import DOCKER, Daemon
 
 VERSION = subprocess.run([DOCKER, "--version"], capture_output=True, text=True).stdout.split()[2].rstrip(",")
@@ -131,7 +131,6 @@ def test_build(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     daemon.docker("rmi", "cli-build")
 
 
-@NEEDS_HEALTH
 def test_health(daemon: Daemon, name: str) -> None:
     """health checks"""
     options = ["--health-cmd", "true", "--health-interval", "1s", "--name", name]

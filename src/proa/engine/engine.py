@@ -105,7 +105,14 @@ def build_engine(
         execs=execs,
         images=images,
         volumes=volumes,
-        networks=Networks(store=stores.networks, registry=registry, units=units, events=events),
+        networks=Networks(
+            store=stores.networks,
+            registry=registry,
+            units=units,
+            hulls=hulls,
+            launcher=launcher,
+            events=events,
+        ),
         system=System(
             registry=registry,
             hulls=hulls,

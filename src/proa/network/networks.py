@@ -25,17 +25,12 @@ import anyio.to_thread
 from proa.host.database import Database
 from proa.host.netns import NamespacePool, is_bound, unbind
 from proa.host.rtnetlink import RouteSocket
-from proa.model.errors import Conflict, EngineError, Forbidden, NameInUse
+from proa.model.errors import Conflict, EngineError, Forbidden, InvalidParameter, NameInUse
 from proa.model.ids import NetworkId, new_id, short
 from proa.model.network import Endpoint, EndpointRequest, Network, NetworkRequest, PublishedPort
 from proa.model.task import NetworkKind
 from proa.network import files, ipam
-from proa.network.attach import (
-    Attached,
-    Attacher,
-    AttachRequest,
-    attached_of,
-)
+from proa.network.attach import Attached, Attacher, attached_of
 from proa.network.bridge import (
     Bridges,
     default_bridge_name,
@@ -43,17 +38,20 @@ from proa.network.bridge import (
     table_name,
 )
 from proa.network.catalog import Catalog
+from proa.network.creation import network_of
 from proa.network.devices import DeviceMaker, TapSettings
 from proa.network.filter import Filter
 from proa.network.host_files import RESOLV_CONF, read_hosts, read_resolv_conf
 from proa.network.names import Resolvers
+from proa.network.plan import AttachRequest, Planner
 from proa.network.ports import PortTable
 from proa.network.reaper import Reaper, delete_devices
 from proa.network.request import (
-    DEFAULT_MTU,
     DEFAULT_NETWORK,
     OPTION_BRIDGE_NAME,
     OPTION_MTU,
+    OPTION_PARENT,
+    PARENT_DRIVERS,
     PREDEFINED,
     check_request,
 )
@@ -98,8 +96,8 @@ class Networks:
         self._reaper = Reaper(tasks)
         self._resolvers = Resolvers(exec_root / "dns", self._settings.resolv_conf, tasks)
         self._attacher = Attacher(
-            exec_root=exec_root,
             catalog=self._catalog,
+            planner=Planner(exec_root, self._catalog),
             bridges=self._bridges,
             maker=self._maker,
             pool=self._pool,
@@ -162,7 +160,7 @@ class Networks:
             if path not in mounts:
                 unbind(path)
         known = {network.bridge for network in self._catalog.bridged()}
-        known |= {place.interface.device for record in records for place in record.places}
+        known |= {device for record in records for device in record.devices}
         strangers = [link.name for link in self._bridges.strangers(known)]
         if strangers:
             await anyio.to_thread.run_sync(delete_devices, strangers)
@@ -177,27 +175,18 @@ class Networks:
         async with self._changing:
             if self._catalog.find_named(request.name) is not None:
                 raise NameInUse(f"network with name {request.name} already exists")
-            ours = [network.subnet for network in self._catalog.bridged() if network.subnet is not None]
+            ours = self._catalog.subnets()
             ipam.check_pool(request, ours)
-            self._check_device(request)
+            parent_mtu = self._check_device(request)
             subnet = request.subnet
             if subnet is None:
                 subnet = ipam.choose_subnet([*ours, *self._taken_subnets()])
-            network_id = NetworkId(new_id())
-            network = Network(
-                id=network_id,
-                name=request.name,
-                driver="bridge",
-                created_at_ns=time.time_ns(),
-                internal=request.internal,
-                attachable=request.attachable,
+            network = network_of(
+                request,
+                network_id=NetworkId(new_id()),
                 subnet=subnet,
-                ip_range=request.ip_range,
-                gateway=request.gateway or ipam.choose_gateway(subnet),
-                bridge=request.options.get(OPTION_BRIDGE_NAME, f"pn-{short(network_id)}"),
-                mtu=int(request.options.get(OPTION_MTU, DEFAULT_MTU)),
-                options=dict(request.options),
-                labels=dict(request.labels),
+                created_at_ns=time.time_ns(),
+                parent_mtu=parent_mtu,
             )
             await self._make(StoredNetwork(network=network, own_subnet=request.subnet is not None))
             return network
@@ -227,9 +216,10 @@ class Networks:
                 )
             # Out of the catalog first: from here on nobody can attach to it.
             self._catalog.remove_network(network)
-            self._filter.rebuild()
-            await self._resolvers.stop(network)
-            await anyio.to_thread.run_sync(delete_devices, [network.bridge])
+            if network.driver == "bridge":
+                self._filter.rebuild()
+                await self._resolvers.stop(network)
+                await anyio.to_thread.run_sync(delete_devices, [network.bridge])
             return network
 
     def unused(self) -> Sequence[Network]:
@@ -255,8 +245,9 @@ class Networks:
         ports: Sequence[PublishedPort],
         container_name: str,
         hostname: str,
+        dns: Sequence[str] = (),
     ) -> Attached:
-        """Attach a container to its networks (the first that is not internal carries the default route and
+        """Attach a container to its networks (see ``plan`` for which of them carries the default route and
         the published ports), or do nothing. An attachment it still has is replaced.
 
         NAMESPACE gives a prepared network namespace, with loopback only when there are no endpoints; TAP one
@@ -271,8 +262,27 @@ class Networks:
             ports=tuple(ports),
             name=container_name,
             hostname=hostname,
+            dns=tuple(dns),
         )
         return await self._attacher.attach(request)
+
+    def check(self, container_id: str, wanted: EndpointRequest) -> None:
+        """Raise what joining a network would, were the container started now."""
+        self._attacher.check(container_id, wanted)
+
+    async def connect(
+        self, container_id: str, wanted: EndpointRequest, ports: Sequence[PublishedPort] = ()
+    ) -> Attached:
+        """Put an attached container on one more network, or do nothing; NAMESPACE only. Its ``ports`` are
+        published now if no network that it was on could.
+
+        :raises NoSuchNetwork, InvalidParameter, Forbidden, Conflict, Internal: as ``attach``.
+        """
+        return await self._attacher.connect(container_id, wanted, ports)
+
+    async def disconnect(self, container_id: str, network_id: NetworkId) -> Attached:
+        """Take an attached container off a network that it is on. Raises Conflict, Internal."""
+        return await self._attacher.disconnect(container_id, self._catalog.of_id(network_id))
 
     async def detach(self, container_id: str) -> None:
         """Take a container off its networks. Idempotent; returns before the kernel has finished."""
@@ -318,6 +328,8 @@ class Networks:
         reachable = files.without_loopback(host)
         for endpoint in endpoints:
             network = self._catalog.of_id(endpoint.network_id)
+            if network.driver != "bridge":
+                continue
             is_wanted = network.name != DEFAULT_NETWORK or not (dns or reachable.nameservers)
             if is_wanted and network.gateway is not None and self._resolvers.may_be_asked(network):
                 resolvers.append(network.gateway)
@@ -335,7 +347,7 @@ class Networks:
         """Return a container's /etc/hosts; with ``on_host`` for the host's own network, which begins with the
         host's lines. Raises InvalidParameter for a malformed extra host."""
         return files.hosts_file(
-            addresses=[endpoint.address.ip for endpoint in endpoints],
+            addresses=files.addresses_of(endpoints),
             hostname=hostname,
             domainname=domainname,
             extra_hosts=extra_hosts,
@@ -365,8 +377,7 @@ class Networks:
         network = Network(id=NetworkId(new_id()), name=name, driver=driver, created_at_ns=time.time_ns())
         if driver != "bridge":
             return network
-        ours = [other.subnet for other in self._catalog.bridged() if other.subnet is not None]
-        subnet = ipam.choose_subnet([*ours, *self._taken_subnets()])
+        subnet = ipam.choose_subnet([*self._catalog.subnets(), *self._taken_subnets()])
         bridge = default_bridge_name(self._exec_root)
         options = {
             "com.docker.network.bridge.default_bridge": "true",
@@ -391,13 +402,25 @@ class Networks:
     def _taken_subnets(self) -> Sequence[IPv4Network]:
         return self._bridges.taken_subnets(self._settings.resolv_conf)
 
-    def _check_device(self, request: NetworkRequest) -> None:
+    def _check_device(self, request: NetworkRequest) -> int:
+        """Check the host's device that a request names; return the MTU of one that it is on, else 0."""
+        if request.driver in PARENT_DRIVERS:
+            parent = self._route.find_link(request.options[OPTION_PARENT])
+            if parent is None:
+                raise InvalidParameter(
+                    f"parent device {request.options[OPTION_PARENT]} does not exist on this host"
+                )
+            return parent.mtu
         device = request.options.get(OPTION_BRIDGE_NAME)
         if device is not None and self._route.find_link(device) is not None:
             raise Conflict(f"a device {device} exists already on this host")
+        return 0
 
     async def _make(self, stored: StoredNetwork) -> None:
         network = stored.network
+        if network.driver != "bridge":
+            self._catalog.add_network(stored)
+            return
         async with contextlib.AsyncExitStack() as undo:
             self._bridges.ensure(network)
             undo.callback(self._bridges.remove, network)
@@ -412,6 +435,8 @@ class Networks:
     def _plug(self, record: Record) -> None:
         for place in record.places:
             network = self._catalog.of_id(place.endpoint.network_id)
+            if not place.interface.device:
+                continue
             try:
                 self._bridges.plug(network, place.interface.device)
             except (EngineError, OSError) as error:

@@ -16,7 +16,7 @@ Rules that hold for every implementation:
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -151,6 +151,11 @@ class Task(Protocol):
 
     async def update(self, resources: Resources) -> None:
         """Replace all limits of the running task. Raises FeatureMissing for one it cannot change."""
+        ...
+
+    async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
+        """Change one of the running task's ``TaskSpec.files``, as it is now. One that the task was not given
+        stays as it is. Raises FeatureMissing."""
         ...
 
     async def stats(self) -> TaskStats:

@@ -102,7 +102,7 @@ class Attacher:
         with _logged("names"):
             for endpoint in record.endpoints:
                 if endpoint.dns_names:
-                    self.resolvers.remove(self.catalog.of_id(endpoint.network_id), endpoint)
+                    self.resolvers.remove(endpoint)
         self.reaper.bury(record)
         self._forget_udp(record.ports)
         return record
@@ -135,7 +135,7 @@ class Attacher:
                         new = replace(new, ports=self._claim(new, ports))
                         undo.callback(self.ports.release, container_id, new.ports)
                     await self._connect_device(place, new, namespace, undo)
-                    undo.callback(self._make_known(place.endpoint))
+                    undo.callback(self._make_known(place.endpoint, new.dns))
                     self.catalog.replace_record(new)
                     undo.callback(self.catalog.replace_record, old)
                     self.filter.move(old, new)
@@ -157,7 +157,7 @@ class Attacher:
                     self.ports.release(container_id, old.ports)
                 with _logged("names"):
                     if gone.endpoint.dns_names:
-                        self.resolvers.remove(network, gone.endpoint)
+                        self.resolvers.remove(gone.endpoint)
                 try:
                     await anyio.to_thread.run_sync(
                         self.maker.remove, gone.interface, namespace, limiter=self.threads
@@ -233,7 +233,7 @@ class Attacher:
                 await self.pool.allow_ipv6(namespace)
             await anyio.to_thread.run_sync(self.maker.make, record, plugs, namespace, limiter=self.threads)
             for endpoint in record.endpoints:
-                undo.callback(self._make_known(endpoint))
+                undo.callback(self._make_known(endpoint, record.dns))
         except OSError as error:
             raise Internal(f"failed to set up container networking: {error}") from error
         self.filter.publish(record)
@@ -276,13 +276,12 @@ class Attacher:
             isolated=is_off(network.options, OPTION_ICC),
         )
 
-    def _make_known(self, endpoint: Endpoint) -> Callable[[], None]:
+    def _make_known(self, endpoint: Endpoint, servers: Sequence[str]) -> Callable[[], None]:
         """Tell the endpoint's names, if it has any; return what takes them back."""
         if not endpoint.dns_names:
             return lambda: None
-        network = self.catalog.of_id(endpoint.network_id)
-        self.resolvers.add(network, endpoint)
-        return lambda: self.resolvers.remove(network, endpoint)
+        self.resolvers.add(self.catalog.of_id(endpoint.network_id), endpoint, servers)
+        return lambda: self.resolvers.remove(endpoint)
 
     def _forget_udp(self, ports: Sequence[PublishedPort]) -> None:
         targets = frozenset((port.host_ip, port.host_port) for port in ports if port.protocol == "udp")

@@ -94,7 +94,7 @@ class Networks:
         self._filter = Filter(table_name(exec_root), self._catalog)
         self._pool = NamespacePool(tasks)
         self._reaper = Reaper(tasks)
-        self._resolvers = Resolvers(exec_root / "dns", self._settings.resolv_conf, tasks)
+        self._resolvers = Resolvers(exec_root / "dns", self._settings.resolv_conf, tasks, self._known)
         self._attacher = Attacher(
             catalog=self._catalog,
             planner=Planner(exec_root, self._catalog),
@@ -134,10 +134,10 @@ class Networks:
             self._plug(record)
             self._ports.restore(record.container_id, record.ports)
         self._filter.rebuild()
-        for network in self._catalog.bridged():
-            if self._wants_resolver(network):
-                self._resolvers.keep_only(network, self._named_endpoints(network))
-                self._tasks.start_soon(self._resolvers.ensure, network)
+        wanted = [network for network in self._catalog.bridged() if self._wants_resolver(network)]
+        if wanted:
+            self._resolvers.want(*wanted)
+            self._tasks.start_soon(self._resolvers.ensure)
 
     async def close(self) -> None:
         """Stop this daemon's helpers. Networks, containers' attachments and resolvers go on. Idempotent."""
@@ -164,7 +164,6 @@ class Networks:
         strangers = [link.name for link in self._bridges.strangers(known)]
         if strangers:
             await anyio.to_thread.run_sync(delete_devices, strangers)
-        await self._resolvers.remove_strangers(self._catalog.networks())
 
     # --- networks ---
 
@@ -307,7 +306,7 @@ class Networks:
         self._catalog.replace_record(renamed)
         for endpoint in renamed.endpoints:
             if endpoint.dns_names:
-                self._resolvers.add(self._catalog.of_id(endpoint.network_id), endpoint)
+                self._resolvers.add(self._catalog.of_id(endpoint.network_id), endpoint, renamed.dns)
         return renamed.endpoints
 
     # --- files of containers ---
@@ -324,7 +323,7 @@ class Networks:
         host = read_resolv_conf(self._settings.resolv_conf)
         if not endpoints:
             return files.resolv_conf(host=host, dns=dns, search=search, options=options)
-        resolvers = []
+        resolvers: list[IPv4Address] = []
         reachable = files.without_loopback(host)
         for endpoint in endpoints:
             network = self._catalog.of_id(endpoint.network_id)
@@ -333,7 +332,14 @@ class Networks:
             is_wanted = network.name != DEFAULT_NETWORK or not (dns or reachable.nameservers)
             if is_wanted and network.gateway is not None and self._resolvers.may_be_asked(network):
                 resolvers.append(network.gateway)
-        return files.resolv_conf(host=reachable, resolvers=resolvers, dns=dns, search=search, options=options)
+        # One is enough, for it knows the names of all networks of the asker; and asks ``dns`` for the others.
+        return files.resolv_conf(
+            host=reachable,
+            resolvers=resolvers[:1],
+            dns=() if resolvers else dns,
+            search=search,
+            options=options,
+        )
 
     def hosts_file(
         self,
@@ -455,5 +461,11 @@ class Networks:
             return True
         return not files.without_loopback(read_resolv_conf(self._settings.resolv_conf)).nameservers
 
-    def _named_endpoints(self, network: Network) -> Sequence[Endpoint]:
-        return [endpoint for endpoint in self._catalog.endpoints_of(network) if endpoint.dns_names]
+    def _known(self) -> Sequence[tuple[Network, Endpoint, Sequence[str]]]:
+        """Return what the resolver is told: all endpoints that have names."""
+        return [
+            (self._catalog.of_id(endpoint.network_id), endpoint, record.dns)
+            for record in self._catalog.records()
+            for endpoint in record.endpoints
+            if endpoint.dns_names
+        ]

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 
 from proa.host.nftables import Nftables, NftError
-from proa.model.errors import Internal, Unavailable
+from proa.model.errors import EngineError, Internal, Unavailable
 from proa.model.network import Network
-from proa.network import rules
+from proa.network import host_rules, rules
 from proa.network.bridge import is_ipv6_loopback_lost
 from proa.network.catalog import Catalog
 from proa.network.request import OPTION_MASQUERADE, is_off
@@ -28,6 +29,9 @@ class Filter:
         self._name = name
         self._catalog = catalog
         self._has_table6 = False
+        self._copies: tuple[tuple[str, str], ...] = ()
+        self._left_out: tuple[str, ...] = ()
+        self._copied_from: str = ""
         try:
             self._nft = Nftables()
         except OSError as error:
@@ -43,8 +47,58 @@ class Filter:
         published = [port for record in records for port in published_of(record)]
         try:
             self._nft.run(self._tables(networks, published))
+            if self._copies:
+                self._nft.run(self._claim(published))
         except NftError as error:
             raise Internal(f"cannot write the packet filter's rules: {error}") from error
+
+    def follow_host(self) -> None:
+        """See to it that our tables are there, and that published ports obey the host's input rules.
+
+        Failures are logged: what is there stays as it is.
+        """
+        try:
+            ruleset = self._nft.list_ruleset()
+            tables = [entry["table"] for entry in ruleset if "table" in entry]
+            names = {(table["family"], table["name"]) for table in tables}
+            ours = {("ip", self._name)} | ({("ip6", self._name)} if self._has_table6 else set())
+            if not ours <= names or not self._rules_are_there(ruleset):
+                _log.warning("somebody has removed the packet filter's rules; writing them again")
+                self.rebuild()
+            self._copy_host(ruleset, names)
+        except (NftError, EngineError) as error:
+            _log.warning("cannot follow the host's packet filter: %s", error)
+
+    def _rules_are_there(self, ruleset: Sequence[host_rules.Json]) -> bool:
+        """Whether our chains still have rules: the last of them to be written is looked for."""
+        chains = [
+            entry["rule"]["chain"]
+            for entry in ruleset
+            if "rule" in entry and entry["rule"]["table"] == self._name
+        ]
+        return "publish" in chains and ("forward" in chains or not self._catalog.bridged())
+
+    def _copy_host(self, ruleset: Sequence[host_rules.Json], names: set[tuple[str, str]]) -> None:
+        published = [port for record in self._catalog.records() for port in published_of(record)]
+        copies = host_rules.copy_input(ruleset, self._name, published)
+        state = json.dumps(copies.commands)
+        is_there = set(copies.names) <= names
+        if state == self._copied_from and is_there:
+            return
+        if copies.left_out and copies.left_out != self._left_out:
+            _log.warning(
+                "published ports do not obey the input rules of table %s, which cannot be copied: "
+                "write drop rules for them into a forward chain",
+                ", ".join(copies.left_out),
+            )
+        prefix = f"{self._name}_host_"
+        gone = [name for name in names if name[1].startswith(prefix) and name not in copies.names]
+        remove = [{"delete": {"table": {"family": family, "name": name}}} for family, name in gone]
+        self._nft.run_json([*remove, *copies.commands])
+        self._copies, self._left_out, self._copied_from = copies.names, copies.left_out, state
+
+    def _claim(self, published: Sequence[rules.Published]) -> str:
+        return host_rules.claim_text(self._copies, published) if self._copies else ""
 
     def move(self, old: Record, new: Record) -> None:
         """Lead the published ports of a changed record elsewhere. The catalog has the new one.
@@ -76,7 +130,7 @@ class Filter:
         if not published:
             return
         try:
-            self._nft.run(rules.add_published(self._name, published))
+            self._nft.run(rules.add_published(self._name, published) + self._claim(published))
         except NftError as error:
             # Somebody has flushed the ruleset, or left an element of ours: only the whole is right again.
             _log.warning("rebuilding the packet filter's rules: %s", error)

@@ -25,6 +25,7 @@ import anyio.to_thread
 from proa.host.database import Database
 from proa.host.netns import NamespacePool, is_bound, unbind
 from proa.host.rtnetlink import RouteSocket
+from proa.host.ruleset_watch import RulesetWatch
 from proa.model.errors import Conflict, EngineError, Forbidden, InvalidParameter, NameInUse
 from proa.model.ids import NetworkId, new_id, short
 from proa.model.network import Endpoint, EndpointRequest, Network, NetworkRequest, PublishedPort
@@ -57,6 +58,8 @@ from proa.network.request import (
 )
 from proa.network.store import NetworkStore, Record, StoredNetwork
 
+RULES_SETTLE_S = 0.3  # between a change of the host's packet filter and a look at it
+
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +90,7 @@ class Networks:
         self._tasks = tasks
         self._catalog = Catalog(NetworkStore(db))
         self._changing = anyio.Lock()
+        self._watching = anyio.CancelScope()
         self._route = RouteSocket()
         self._bridges = Bridges(self._route, exec_root)
         self._maker = DeviceMaker(exec_root, self._settings.tap)
@@ -133,7 +137,10 @@ class Networks:
         for record in self._catalog.records():
             self._plug(record)
             self._ports.restore(record.container_id, record.ports)
+        watch = RulesetWatch(table_name(self._exec_root))
         self._filter.rebuild()
+        self._filter.follow_host()
+        self._tasks.start_soon(self._follow_host, watch, name="packet filter watch")
         wanted = [network for network in self._catalog.bridged() if self._wants_resolver(network)]
         if wanted:
             self._resolvers.want(*wanted)
@@ -142,6 +149,7 @@ class Networks:
     async def close(self) -> None:
         """Stop this daemon's helpers. Networks, containers' attachments and resolvers go on. Idempotent."""
         self._resolvers.close()
+        self._watching.cancel()
         await self._pool.close()
         await self._reaper.close()
         self._ports.close()
@@ -367,6 +375,14 @@ class Networks:
         return self._catalog.get(DEFAULT_NETWORK).gateway
 
     # --- machinery ---
+
+    async def _follow_host(self, watch: RulesetWatch) -> None:
+        with self._watching, contextlib.closing(watch):
+            while True:
+                await watch.changed()
+                # A firewall is loaded in many steps; and nobody can make us do nothing but this.
+                await anyio.sleep(RULES_SETTLE_S)
+                self._filter.follow_host()
 
     def _ensure_predefined(self) -> None:
         for name, driver in PREDEFINED.items():

@@ -42,6 +42,9 @@ def teardown(exec_root: Path) -> None:
     try:
         name = table_name(exec_root)
         nft.run(rules.delete_table(name) + rules.delete_table(name, rules.IPV6))
+        tables = [entry["table"] for entry in nft.list_ruleset() if "table" in entry]
+        copies = [table for table in tables if table["name"].startswith(f"{name}_host_")]
+        nft.run("".join(f"delete table {table['family']} {table['name']}\n" for table in copies))
     finally:
         nft.close()
 

@@ -6,7 +6,7 @@ LIB := $(VENV)/lib/proa
 PYTHON := $(VENV)/bin/python
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check setup install unit integration e2e bench clean help
+.PHONY: demo test test-tools check setup install unit integration e2e bench clean help
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,8 +14,7 @@ help: ## list the targets
 demo: setup ## the main job: one image in both hulls, then the comparison
 	@setup/demo.sh $(VENV)
 
-test: setup check ## the whole test suite
-	@setup/apt.sh curl bsdutils erofs-utils skopeo && setup/docker-cli.sh $(VENV)
+test: setup check test-tools ## the whole test suite
 	$(PYTHON) -m pytest -q tests
 
 check: setup ## lint, types, import rules, size rules
@@ -28,16 +27,20 @@ setup: ## Debian packages, the virtual environment, the guest kernel, our native
 	@setup/all.sh $(VENV)
 
 install: setup ## put proa on the PATH
+	$(PYTHON) -m compileall -q src
 	ln -sf $(abspath $(VENV))/bin/proa /usr/local/bin/proa
 
 unit: setup ## tests that need no root and no tools
 	$(PYTHON) -m pytest -q tests/unit
 
-integration: setup ## tests of single packages with the real kernel and tools
+test-tools: setup
+	@setup/apt.sh curl bsdutils erofs-utils skopeo openssl apache2-utils
+	@setup/docker-cli.sh $(VENV) && setup/docker-registry.sh $(VENV)
+
+integration: setup test-tools ## tests of single packages with the real kernel and tools
 	$(PYTHON) -m pytest -q tests/contract tests/integration tests/fault
 
-e2e: setup ## the daemon with our command line and the docker CLI
-	@setup/apt.sh curl bsdutils erofs-utils skopeo && setup/docker-cli.sh $(VENV)
+e2e: setup test-tools ## the daemon with our command line and the docker CLI
 	$(PYTHON) -m pytest -q tests/e2e
 
 bench: setup ## compare with Debian's docker.io, in one run

@@ -114,6 +114,8 @@ static void prepare_rootfs(struct fields fields)
 
 void prepare_image(struct fields fields)
 {
+    if (!set_clock_and_entropy(fields, false)) /* of the times that files get */
+        fail_errno("clock");
     prepare_rootfs(fields);
     prepare_files();
 }

@@ -168,6 +168,8 @@ void mount_rootfs(struct fields fields)
     /* Relative names keep 127 layers well inside the page. */
     if (chdir(LAYERS) < 0 || mount("overlay", ROOT, "overlay", 0, options) < 0 || chdir("/") < 0)
         fail_errno("mount overlay");
+    if (utimensat(AT_FDCWD, ROOT, NULL, 0) < 0) /* a new disk has no date of its own */
+        fail_errno("date of the root");
 }
 
 /* --- in the template --- */

@@ -110,6 +110,14 @@ class TestLife:
         lines = [line.split(" ", 3)[1:] for line in spec.log_path.read_text().splitlines()]
         assert sorted(lines) == [["stderr", "F", "err"], ["stdout", "F", "out"]]
 
+    async def test_a_task_nobody_will_start_again(self, hull: Hull) -> None:
+        task, stdio = await start(hull, SPEAK)
+        assert (await end_of(task)).code == 7
+        await task.delete(keep_writes=False)
+        assert await read_all(stdio) == (b"out\n", b"err\n")
+        await stdio.aclose()
+        assert await hull.runtime.find(task.id) is None
+
     async def test_output_outlives_the_task(self, hull: Hull) -> None:
         task, stdio = await start(hull, COUNT)
         await end_of(task)

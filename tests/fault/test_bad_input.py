@@ -63,7 +63,7 @@ class TestRun:
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            (["nope"], "proa cannot pull from a registry yet"),
+            (["localhost:1/nope"], 'Get "https://localhost:1/v2/": dial tcp localhost:1:'),
             (["Nope"], "must be lowercase"),
             (
                 ["--name", "a b", "busybox"],

@@ -20,6 +20,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
+from proa.distribution.registries import Registries
 from proa.engine.container import Container
 from proa.engine.engine import Engine, Stores, build_engine
 from proa.engine.events import Event, EventBus
@@ -32,6 +33,7 @@ from proa.model.errors import Forbidden, NameInUse, NoSuchImage, NoSuchNetwork
 from proa.model.ids import ContainerId, Digest, NetworkId, new_id
 from proa.model.image import Image
 from proa.model.network import Endpoint, EndpointRequest, Network, NetworkRequest, PublishedPort
+from proa.model.registry import RegistrySettings
 from proa.model.task import DirectoryRootfs, Interface, NetworkAttachment, NetworkKind, RootfsKind
 from proa.model.volume import Volume
 from proa.network.attach import Attached
@@ -107,6 +109,15 @@ class FakeRoots:
     async def release(self, container_id: ContainerId) -> None:
         await self._stage.act("roots.release")
         self._ground.mounted.discard(container_id)
+
+    async def release_all_but(self, in_use: Collection[ContainerId]) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._ground.mounted &= set(in_use)
+
+    @asynccontextmanager
+    async def hold(self, container_id: ContainerId, layers: Sequence[Digest]) -> AsyncIterator[Path]:
+        await self._stage.act("roots.hold")
+        yield Path("/rootfs") / container_id
 
     async def remove(self, container_id: ContainerId) -> None:
         await self._stage.act("roots.remove")
@@ -369,6 +380,7 @@ class Ground:
             roots=cast(Roots, FakeRoots(self, stage)),
             volumes=StagedVolumes(db, self.root / "volumes", stage),
             networks=cast(Networks, FakeNetworks(self, stage)),
+            registries=Registries(RegistrySettings()),
             containers_dir=self.root / "containers",
         )
         hulls = Hulls(

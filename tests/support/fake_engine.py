@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from proa.engine.commits import CommitQuery
 from proa.engine.container import Container, MountPoint, State
 from proa.engine.containers import AttachQuery
 from proa.engine.creation import Created
@@ -19,25 +20,32 @@ from proa.engine.events import Event
 from proa.engine.execs import Exec, ExecRequest
 from proa.engine.filters import Filters
 from proa.engine.logs import LogQuery, LogRecord
+from proa.engine.progress import OnProgress
+from proa.engine.registries import Distribution
 from proa.engine.system import DiskUsage, Info, Version
 from proa.engine.unit import Waiter
 from proa.engine.updates import UpdateRequest
 from proa.model.config import ContainerConfig, Empty, EndpointSettings, HostConfig, NetworkingConfig
 from proa.model.errors import (
+    Internal,
     InvalidParameter,
     NoSuchContainer,
     NoSuchExec,
     NoSuchImage,
     NoSuchNetwork,
     NoSuchVolume,
+    NotFound,
     StartFailed,
+    Unauthenticated,
 )
 from proa.model.ids import ContainerId, Digest, ExecId, NetworkId
 from proa.model.image import HistoryEntry, Image
 from proa.model.network import Endpoint, Network, NetworkRequest, PublishedPort
+from proa.model.registry import Credentials, Descriptor, LoggedIn, SearchResult
 from proa.model.task import NetworkCounters, ProcessTable, TaskStats
 from proa.model.volume import Volume
 from proa.runtime.seam import Stdio, StreamId
+from proa.storage.files.trees import PathStat
 
 NS = 1_000_000_000
 BORN_NS = 1_700_000_000 * NS + 123_456_789
@@ -363,10 +371,6 @@ class FakeImages:
         self.asked.append(("import", repository, tag, message, list(changes), platform))
         return IMAGE_ID
 
-    async def pull(self, name: str, tag: str) -> Image:
-        self.asked.append(("pull", name, tag))
-        return self.get(f"{name}:{tag or 'latest'}")
-
     async def tag(self, source: str, repository: str, tag: str) -> None:
         self.asked.append(("tag", source, repository, tag))
 
@@ -442,6 +446,53 @@ class FakeNetworks:
 
 
 @dataclass
+class FakeRegistries:
+    """A registry with busybox, and nothing else."""
+
+    asked: list[tuple[Any, ...]] = field(default_factory=list)  # Any: arguments of all kinds
+
+    async def pull(
+        self, name: str, tag: str, *, platform: str, credentials: Credentials, on_progress: OnProgress
+    ) -> None:
+        self.asked.append(("pull", name, tag, platform, credentials))
+        if name == "nothing":
+            raise NotFound(f"manifest for {name}:{tag} not found: manifest unknown: manifest unknown")
+        on_progress({"status": "Pulling from library/busybox", "id": tag})
+        on_progress({"status": "Pulling fs layer", "progressDetail": {}, "id": "abc"})
+        for current in (1, 2, 3):
+            on_progress(
+                {"status": "Downloading", "progressDetail": {"current": current, "total": 3}, "id": "abc"}
+            )
+        if name == "broken":
+            raise Internal("unexpected EOF")
+
+    async def push(
+        self, name: str, tag: str, *, platform: str, credentials: Credentials, on_progress: OnProgress
+    ) -> None:
+        self.asked.append(("push", name, tag, platform, credentials))
+        on_progress({"progressDetail": {}, "aux": {"Tag": tag, "Digest": IMAGE_ID, "Size": 3}})
+
+    async def log_in(self, credentials: Credentials) -> LoggedIn:
+        self.asked.append(("log_in", credentials))
+        if credentials.password != "right":
+            raise Unauthenticated("login attempt to https://r/v2/ failed with status: 401 Unauthorized")
+        return LoggedIn(status="Login Succeeded", identity_token="token")
+
+    async def search(
+        self, term: str, *, limit: int | None, filters: Filters, credentials: Credentials
+    ) -> Sequence[SearchResult]:
+        self.asked.append(("search", term, limit, dict(filters)))
+        return [SearchResult(name="busybox", description="a box", stars=7, is_official=True)]
+
+    async def inspect(self, name: str, credentials: Credentials) -> Distribution:
+        self.asked.append(("inspect", name))
+        return Distribution(
+            descriptor=Descriptor(media_type="application/json", digest=IMAGE_ID, size=3),
+            platforms=[("linux", "amd64", "")],
+        )
+
+
+@dataclass
 class FakeSystem:
     """Answers about an engine with one container; events come from ``send``."""
 
@@ -503,12 +554,72 @@ class FakeSystem:
 
 
 @dataclass
+class FakeFiles:
+    """Files of the container "web": one, and what was unpacked is kept."""
+
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    unpacked: bytes = b""
+    pieces: tuple[bytes, ...] = (b"some ", b"tar")
+
+    async def stat(self, ref: str, path: str) -> PathStat:
+        return self._found(ref, path)
+
+    @asynccontextmanager
+    async def open_archive(self, ref: str, path: str) -> AsyncIterator[tuple[PathStat, AsyncIterator[bytes]]]:
+        yield self._found(ref, path), self._stream()
+
+    async def put_archive(
+        self, ref: str, path: str, stream: AsyncIterator[bytes], *, strict: bool, as_user: bool
+    ) -> None:
+        self.asked.append(("put", ref, path, strict, as_user))
+        self._found(ref, path)
+        self.unpacked = b"".join([piece async for piece in stream])
+
+    @asynccontextmanager
+    async def open_changes(self, ref: str) -> AsyncIterator[AsyncIterator[tuple[int, str]]]:
+        async def changes() -> AsyncIterator[tuple[int, str]]:
+            for change in ((0, "/etc"), (1, "/etc/new"), (2, "/gone")):
+                yield change
+
+        yield changes()
+
+    @asynccontextmanager
+    async def open_export(self, ref: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        if ref != "web":
+            raise NoSuchContainer(ref)
+        yield self._stream()
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield piece
+
+    def _found(self, ref: str, path: str) -> PathStat:
+        if path != "/etc/motd":
+            raise NotFound(f"Could not find the file {path} in container {ref}")
+        return PathStat(name="motd", size=8, mode=0o644, mtime_ns=BORN_NS, target="")
+
+
+@dataclass
+class FakeCommits:
+    """Remembers what was committed."""
+
+    asked: list[tuple[str, CommitQuery]] = field(default_factory=list)
+
+    async def commit(self, ref: str, query: CommitQuery) -> Digest:
+        self.asked.append((ref, query))
+        return IMAGE_ID
+
+
+@dataclass
 class FakeEngine:
     """The whole."""
 
     containers: FakeContainers = field(default_factory=FakeContainers)
     execs: FakeExecs = field(default_factory=FakeExecs)
+    files: FakeFiles = field(default_factory=FakeFiles)
+    commits: FakeCommits = field(default_factory=FakeCommits)
     images: FakeImages = field(default_factory=FakeImages)
     volumes: FakeVolumes = field(default_factory=FakeVolumes)
     networks: FakeNetworks = field(default_factory=FakeNetworks)
+    registries: FakeRegistries = field(default_factory=FakeRegistries)
     system: FakeSystem = field(default_factory=FakeSystem)

@@ -373,7 +373,7 @@ class FakeTask:
             rows=tuple((str(one.pid), " ".join(one.spec.args)) for one in everyone if one.is_running),
         )
 
-    async def delete(self) -> None:
+    async def delete(self, *, keep_writes: bool = True) -> None:
         await self._stage.act("task.delete")
         _clear(self._world, self.id)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from proa.image.compression import Inflater
+from proa.image.layer_store import OnRead
 from proa.image.platform import host_platform
 from proa.model.errors import InvalidParameter
 from proa.model.ids import Digest
@@ -52,7 +53,9 @@ class FakeLayers:
         self.stored: dict[Digest, FakeLayer] = {}
         self.added: list[Digest] = []
 
-    async def add(self, blob: Path, *, expected: Digest | None = None) -> FakeLayer:
+    async def add(
+        self, blob: Path, *, expected: Digest | None = None, on_progress: OnRead | None = None
+    ) -> FakeLayer:
         data = inflate(blob.read_bytes())
         diff_id = sha256(data)
         if expected not in (None, diff_id):

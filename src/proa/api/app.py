@@ -13,11 +13,15 @@ from proa.api.containers import Backend as ContainerBackend
 from proa.api.containers import ContainerRoutes, ExecIds
 from proa.api.execs import Backend as ExecBackend
 from proa.api.execs import ExecRoutes
+from proa.api.files import Backend as FileBackend
+from proa.api.files import CommitBackend, FileRoutes
 from proa.api.images import Backend as ImageBackend
 from proa.api.images import ImageRoutes
 from proa.api.networks import Backend as NetworkBackend
 from proa.api.networks import NetworkRoutes
 from proa.api.refusals import RefusedRoutes
+from proa.api.registries import Backend as RegistryBackend
+from proa.api.registries import RegistryRoutes
 from proa.api.router import Router
 from proa.api.system import Backend as SystemBackend
 from proa.api.system import SystemRoutes
@@ -44,11 +48,17 @@ class Engine(Protocol):
     @property
     def execs(self) -> Execs: ...
     @property
+    def files(self) -> FileBackend: ...
+    @property
+    def commits(self) -> CommitBackend: ...
+    @property
     def images(self) -> ImageBackend: ...
     @property
     def volumes(self) -> VolumeBackend: ...
     @property
     def networks(self) -> NetworkBackend: ...
+    @property
+    def registries(self) -> RegistryBackend: ...
 
 
 def build_app(engine: Engine) -> Application:
@@ -58,7 +68,10 @@ def build_app(engine: Engine) -> Application:
     ContainerRoutes(engine.containers, engine.execs).register(router)
     ContainerStreamRoutes(engine.containers).register(router)
     ExecRoutes(engine.execs).register(router)
-    ImageRoutes(engine.images).register(router)
+    FileRoutes(engine.files, engine.commits).register(router)
+    registries = RegistryRoutes(engine.registries)
+    registries.register(router)
+    ImageRoutes(engine.images, pull=registries.pull).register(router)
     VolumeRoutes(engine.volumes).register(router)
     NetworkRoutes(engine.networks).register(router)
     RefusedRoutes().register(router)

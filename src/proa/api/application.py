@@ -13,7 +13,7 @@ from proa.api.query import Query
 from proa.api.request import Request
 from proa.api.response import Response
 from proa.api.router import Router, split_version
-from proa.wire.system import API_VERSION
+from proa.wire.routes import API_VERSION
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from typing import Protocol
 import msgspec
 
 from proa.api import shapes_containers as shapes
-from proa.api.refusals import refuse
 from proa.api.request import Request
 from proa.api.response import NO_CONTENT, Response, json_response
 from proa.api.router import Router
@@ -28,8 +27,6 @@ from proa.model.ids import ContainerId, ExecId
 from proa.model.task import ProcessTable
 from proa.wire import containers as wire
 from proa.wire import routes
-
-_COPY = "proa cannot copy files to and from containers yet"
 
 
 class Backend(Protocol):
@@ -87,11 +84,6 @@ class ContainerRoutes:
         router.add(routes.CONTAINER_UPDATE, self.update)
         router.add(routes.CONTAINER_RESIZE, self.resize)
         router.add(routes.CONTAINER_DELETE, self.delete)
-        router.add(routes.CONTAINER_CHANGES, refuse("proa cannot list changed files yet"))
-        router.add(routes.CONTAINER_EXPORT, refuse("proa cannot export containers yet"))
-        router.add(routes.CONTAINER_ARCHIVE, refuse(_COPY))
-        router.add(routes.CONTAINER_ARCHIVE_INFO, refuse(_COPY))
-        router.add(routes.PUT_CONTAINER_ARCHIVE, refuse(_COPY))
 
     # --- looking ---
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
-from proa.api.request import JSON, Request
+from proa.api.request import JSON, Handler, Request
 from proa.api.response import Response, json_response
 from proa.api.router import Router
 from proa.api.shapes_images import inspect, summary
@@ -40,19 +40,21 @@ class Backend(Protocol):
         changes: Sequence[str],
         platform: str,
     ) -> Digest: ...
-    async def pull(self, name: str, tag: str) -> Image: ...
     async def tag(self, source: str, repository: str, tag: str) -> None: ...
     async def remove(self, ref: str, *, force: bool, no_prune: bool) -> Sequence[Mapping[str, str]]: ...
     async def prune(self, filters: Filters) -> tuple[Sequence[Mapping[str, str]], int]: ...
 
 
 class ImageRoutes:
-    def __init__(self, backend: Backend) -> None:
+    """``pull`` answers the half of POST /images/create that asks a registry."""
+
+    def __init__(self, backend: Backend, *, pull: Handler) -> None:
         self._backend = backend
+        self._pull = pull
 
     def register(self, router: Router) -> None:
         router.add(routes.IMAGE_LIST, self.list)
-        router.add(routes.IMAGE_CREATE, self.create)
+        router.add(routes.IMAGE_CREATE, self.create, watch=True)
         router.add(routes.IMAGE_LOAD, self.load)
         router.add(routes.IMAGE_GET_ALL, self.save_all)
         router.add(routes.IMAGE_PRUNE, self.prune)
@@ -81,16 +83,11 @@ class ImageRoutes:
         lines = await self._backend.load(request.iter_body(), on_progress=_ignore)
         return _progress(*(Progress(stream=f"{line}\n") for line in lines))
 
-    async def create(self, request: Request) -> Response:
-        """Import a root file system (``fromSrc=-``), or get an image by name (``fromImage``)."""
+    async def create(self, request: Request) -> Response | None:
+        """Import a root file system (``fromSrc=-``), or pull an image (``fromImage``)."""
         query = request.query
         if query.text("fromImage"):
-            name, tag = _split_tag(query.text("fromImage"), query.text("tag"))
-            image = await self._backend.pull(name, tag)
-            return _progress(
-                Progress(status=f"Digest: {image.id}"),
-                Progress(status=f"Status: Image is up to date for {name}:{tag or 'latest'}"),
-            )
+            return await self._pull(request)
         if query.text("fromSrc") != "-":
             raise InvalidParameter(
                 "fromSrc must be -: proa imports from the request body, not from an address"

@@ -30,7 +30,7 @@ def refuse(message: str) -> Handler:
 
 
 class RefusedRoutes:
-    """Swarm, plugins, building, registries."""
+    """Swarm, plugins, building."""
 
     def register(self, router: Router) -> None:
         for path in _SWARM_PATHS:
@@ -40,10 +40,6 @@ class RefusedRoutes:
         router.add(routes.IMAGE_BUILD, refuse("proa cannot build images yet"))
         router.add(routes.BUILD_PRUNE, self.prune_builds)
         router.add(routes.SESSION, refuse("proa cannot build images yet"))
-        router.add(routes.IMAGE_COMMIT, refuse("proa cannot commit containers yet"))
-        router.add(routes.IMAGE_SEARCH, refuse("proa cannot search registries yet"))
-        router.add(routes.IMAGE_PUSH, refuse("proa cannot push to registries yet"))
-        router.add(routes.DISTRIBUTION_INSPECT, refuse("proa cannot ask registries yet"))
         router.add(routes.CONTAINER_ATTACH_WEBSOCKET, refuse("proa cannot attach by websocket yet"))
 
     async def swarm(self, request: Request) -> Response:

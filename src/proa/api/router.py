@@ -13,8 +13,7 @@ from urllib.parse import unquote
 
 from proa.api.errors import RequestError
 from proa.api.request import Handler
-from proa.wire.routes import Route
-from proa.wire.system import API_VERSION, MIN_API_VERSION
+from proa.wire.routes import API_VERSION, MIN_API_VERSION, Route
 
 _PREFIX = re.compile(r"/v([0-9]+)\.([0-9]+)(?=/)")
 _NAME = re.compile(r"\{(\w+)(:path)?\}")

@@ -11,7 +11,9 @@ from proa.api.shapes_volumes import volume
 from proa.engine.container import State
 from proa.engine.events import Event
 from proa.engine.system import DiskUsage, Info, Version
+from proa.model.registry import RegistrySettings
 from proa.wire import system as wire
+from proa.wire.routes import API_VERSION, MIN_API_VERSION
 from proa.wire.times import NS, format_time
 from proa.wire.volumes import VolumeUsage
 
@@ -63,10 +65,10 @@ def info(value: Info) -> wire.Info:
         n_cpu=value.cpus,
         mem_total=value.memory_bytes,
         index_server_address="https://index.docker.io/v1/",
-        registry_config=wire.RegistryConfig(
-            insecure_registry_cidrs=["127.0.0.0/8"],
-            index_configs={"docker.io": wire.IndexInfo(name="docker.io", official=True)},
-        ),
+        registry_config=_registries(value.registries),
+        http_proxy=value.proxies[0],
+        https_proxy=value.proxies[1],
+        no_proxy=value.proxies[2],
         name=value.name,
         labels=labels,
         server_version=value.version,
@@ -82,6 +84,21 @@ def info(value: Info) -> wire.Info:
     )
 
 
+def _registries(settings: RegistrySettings) -> wire.RegistryConfig:
+    """The loopback is insecure without being configured so."""
+    networks = [text for text in settings.insecure if "/" in text]
+    hosts = [text for text in settings.insecure if "/" not in text]
+    hub = wire.IndexInfo(name="docker.io", mirrors=list(settings.mirrors), official=True)
+    return wire.RegistryConfig(
+        insecure_registry_cidrs=["::1/128", "127.0.0.0/8", *networks],
+        index_configs={
+            "docker.io": hub,
+            **{host: wire.IndexInfo(name=host, secure=False) for host in hosts},
+        },
+        mirrors=list(settings.mirrors),
+    )
+
+
 def version(value: Version) -> wire.Version:
     """Return GET /version."""
     architecture = _GO_ARCHITECTURES.get(value.architecture, value.architecture)
@@ -89,8 +106,8 @@ def version(value: Version) -> wire.Version:
         name="Engine",
         version=value.version,
         details={
-            "ApiVersion": wire.API_VERSION,
-            "MinAPIVersion": wire.MIN_API_VERSION,
+            "ApiVersion": API_VERSION,
+            "MinAPIVersion": MIN_API_VERSION,
             "Arch": architecture,
             "Os": "linux",
             "KernelVersion": value.kernel_version,

@@ -15,7 +15,7 @@ from proa.api.streams import send_pieces
 from proa.engine.events import Event
 from proa.engine.filters import Filters
 from proa.engine.system import DiskUsage, Info, Version
-from proa.model.errors import InvalidParameter, NotImplementedHere
+from proa.model.errors import InvalidParameter
 from proa.wire import codec, routes
 
 _PING_HEADERS = {
@@ -47,7 +47,6 @@ class SystemRoutes:
         router.add(routes.INFO, self.info)
         router.add(routes.EVENTS, self.events, watch=True)
         router.add(routes.DISK_USAGE, self.disk_usage)
-        router.add(routes.AUTH, self.auth)
 
     async def ping(self, request: Request) -> Response:
         return Response(content_type="text/plain; charset=utf-8", body=b"OK", headers=_PING_HEADERS)
@@ -77,6 +76,3 @@ class SystemRoutes:
             raise InvalidParameter(f"unknown object type: {sorted(unknown)[0]}")
         usage = await self._backend.disk_usage()
         return json_response(shapes.disk_usage(usage, kinds, time.time_ns()))
-
-    async def auth(self, request: Request) -> Response:
-        raise NotImplementedHere("proa cannot log in to a registry yet")

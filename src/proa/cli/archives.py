@@ -16,8 +16,8 @@ from typing import BinaryIO
 import click
 
 from proa.cli.context import get_client
-from proa.cli.images import split_tag
 from proa.cli.progress import bar
+from proa.cli.values import split_tag
 from proa.client.errors import ApiError
 from proa.wire import routes
 from proa.wire.errors import Progress

@@ -44,7 +44,7 @@ def attach(ctx: click.Context, container: str, detach_keys: str, no_stdin: bool,
             other.do(routes.CONTAINER_RESIZE, query={"h": rows, "w": columns}, id=found.id)
 
     proxied = sig_proxy and not tty
-    with Waiting(client.host, found.id, "") as waiting:
+    with Waiting(client, found.id, "") as waiting:
         with (
             forwarded_signals(client.host, found.id) if proxied else contextlib.nullcontext(),
             raw_terminal(wanted=tty and stdin),

@@ -27,7 +27,7 @@ MAX_ROUNDS = 1000
 @click.option(
     "--seconds",
     type=click.FloatRange(0.01, 60),
-    default=0.1,
+    default=0.05,
     show_default=True,
     help="Length of each measure in a run",
 )

@@ -8,12 +8,16 @@ import click
 from proa.cli import (
     archives,
     attach,
+    copying,
+    create,
     execute,
+    filesystem,
     images,
     lifecycle,
     listing,
     logs,
     processes,
+    registries,
     run,
     update,
     values,
@@ -78,7 +82,7 @@ def inspect_image(ctx: click.Context, names: tuple[str, ...], template: str | No
 
 for _command in (
     run.run,
-    run.create,
+    create.create,
     execute.execute,
     logs.logs,
     attach.attach,
@@ -95,6 +99,10 @@ for _command in (
     processes.top,
     processes.stats,
     listing.port,
+    copying.cp,
+    filesystem.diff,
+    filesystem.export,
+    filesystem.commit,
 ):
     container.add_command(_command)
 container.add_command(listing.ps, "ls")
@@ -102,3 +110,5 @@ for _command in (archives.load, archives.save, archives.import_, images.tag, ima
     image.add_command(_command)
 image.add_command(images.images, "ls")
 image.add_command(images.rmi, "rm")
+for _command in (registries.pull, registries.push):
+    image.add_command(_command)

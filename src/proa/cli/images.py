@@ -83,7 +83,7 @@ def rmi(ctx: click.Context, names: tuple[str, ...], force: bool, no_prune: bool)
 @click.pass_context
 def tag(ctx: click.Context, source: str, target: str) -> None:
     """Create a tag TARGET that refers to SOURCE."""
-    repository, name = split_tag(target)
+    repository, name = values.split_tag(target)
     get_client(ctx).do(routes.IMAGE_TAG, query={"repo": repository, "tag": name}, name=source)
 
 
@@ -147,19 +147,11 @@ def print_deleted(entries: list[ImageDeleted]) -> None:
         click.echo(f"Deleted: {entry.deleted}" if entry.deleted else f"Untagged: {entry.untagged}")
 
 
-def split_tag(name: str) -> tuple[str, str]:
-    """Return repository and tag of a name; a colon before a slash belongs to a registry's port."""
-    repository, separator, tag_ = name.rpartition(":")
-    if not separator or "/" in tag_:
-        return name, ""
-    return repository, tag_
-
-
 def _rows(image: ImageSummary, *, no_trunc: bool) -> list[dict[str, str]]:
     digest = next((text.partition("@")[2] for text in image.repo_digests), "<none>")
     rows = []
     for name in image.repo_tags or ["<none>:<none>"]:
-        repository, tag_ = split_tag(name)
+        repository, tag_ = values.split_tag(name)
         rows.append(
             {
                 "Repository": repository,

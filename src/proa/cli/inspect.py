@@ -68,7 +68,7 @@ def _find(client: Client, name: str, kind: str | None, *, size: bool) -> dict[st
     for position, (entry_kind, route, parameter) in enumerate(chosen):
         query = {"size": size} if entry_kind == "container" else None
         try:
-            return client.call(route, query=query, returns=dict[str, Any], **{parameter: name})
+            return client.call(route, query=query, headers=None, returns=dict[str, Any], **{parameter: name})
         except ApiError as error:
             if error.status != 404 or position == len(chosen) - 1:
                 raise

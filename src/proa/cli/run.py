@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``proa run`` and ``proa create``. Source: docker run reference."""
+"""``proa run``. Source: docker run reference."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from proa.cli.context import get_client
-from proa.cli.images import split_tag
 from proa.cli.options import create_options
+from proa.cli.registries import pull_image
 from proa.cli.request import build_request
 from proa.cli.terminal import following_size, pump, raw_terminal
+from proa.cli.values import split_tag
 from proa.client.client import Client
 from proa.client.errors import ApiError, ClientError
 from proa.wire import routes
@@ -27,8 +30,9 @@ from proa.wire.containers import (
     ContainerWaited,
 )
 from proa.wire.detach import parse_detach_keys
-from proa.wire.errors import Progress
 
+_IMAGE_MISSING = re.compile("No such image|does not match the specified platform")
+PULL_POLICIES = ("always", "missing", "never")
 EXIT_DAEMON_FAULT = 125
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
@@ -64,17 +68,6 @@ def run(
     raise click.exceptions.Exit(session.run())
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
-@create_options
-@click.argument("image")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
-@click.pass_context
-def create(ctx: click.Context, /, image: str, command: tuple[str, ...], **flags: Any) -> None:  # Any: as run
-    """Create a new container from IMAGE, without starting it."""
-    request = build_request(image, command, flags, attach=True)
-    click.echo(create_container(get_client(ctx), request, flags))
-
-
 def create_container(
     client: Client, request: ContainerCreateRequest, flags: dict[str, Any]
 ) -> str:  # Any: flags
@@ -101,27 +94,23 @@ def _create(
     """Create, and bring in the image first when the daemon does not have it (--pull missing)."""
     query = {"name": flags.get("name"), "platform": flags.get("platform")}
     policy = flags.get("pull") or "missing"
+    if policy not in PULL_POLICIES:
+        raise ClientError(f'invalid pull option: \'{policy}\': must be one of "always", "missing" or "never"')
+    pull = partial(
+        pull_image, client, request.image, platform=flags.get("platform"), quiet=bool(flags.get("quiet"))
+    )
     if policy == "always":
-        _pull(client, request.image, flags)
+        pull()
     try:
         return client.call(routes.CONTAINER_CREATE, query=query, body=request, returns=ContainerCreated)
     except ApiError as error:
-        if error.status != 404 or "No such image" not in str(error) or policy == "never":
+        if error.status != 404 or policy == "never" or not _IMAGE_MISSING.search(str(error)):
             raise
-        name = request.image if split_tag(request.image)[1] else f"{request.image}:latest"
+        is_whole = "@" in request.image or split_tag(request.image)[1]
+        name = request.image if is_whole else f"{request.image}:latest"
         click.echo(f"Unable to find image '{name}' locally", err=True)
-    _pull(client, request.image, flags)
+    pull()
     return client.call(routes.CONTAINER_CREATE, query=query, body=request, returns=ContainerCreated)
-
-
-def _pull(client: Client, image: str, flags: dict[str, Any]) -> None:  # Any: flags
-    repository, tag = split_tag(image)
-    query = {"fromImage": repository, "tag": tag or "latest", "platform": flags.get("platform")}
-    for line in client.iter_json(routes.IMAGE_CREATE, Progress, query=query):
-        if line.error:
-            raise ApiError(500, line.error)
-        if line.status and not flags.get("quiet"):
-            click.echo(line.status, err=True)
 
 
 class Session:
@@ -157,7 +146,7 @@ class Session:
         hijacked = self._client.hijack(routes.CONTAINER_ATTACH, query=query, tty=request.tty, id=self._id)
         with (
             contextlib.closing(hijacked),
-            Waiting(self._client.host, self._id, "removed" if self._remove else "next-exit") as waiting,
+            Waiting(self._client, self._id, "removed" if self._remove else "next-exit") as waiting,
             forwarded_signals(self._client.host, self._id) if self._proxy else contextlib.nullcontext(),
             raw_terminal(wanted=request.tty and request.attach_stdin),
         ):
@@ -179,8 +168,8 @@ class Session:
 class Waiting:
     """A wait for the container's end, registered before its start; on a connection of its own."""
 
-    def __init__(self, host: str, container_id: str, condition: str) -> None:
-        self._host = host
+    def __init__(self, client: Client, container_id: str, condition: str) -> None:
+        self._client = client.sibling()
         self._id = container_id
         self._condition = condition
         self._registered = threading.Event()
@@ -204,10 +193,9 @@ class Waiting:
         return self._status
 
     def _wait(self) -> None:
-        client = Client(self._host)
         try:
             query = {"condition": self._condition}
-            with client.stream(routes.CONTAINER_WAIT, query=query, id=self._id) as response:
+            with self._client.stream(routes.CONTAINER_WAIT, query=query, id=self._id) as response:
                 self._registered.set()
                 self._status = decode(response.read(), ContainerWaited).status_code
         except ClientError as error:

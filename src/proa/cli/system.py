@@ -17,7 +17,8 @@ from proa.cli.table import print_rows, render
 from proa.cli.times import format_size
 from proa.client.errors import ClientError
 from proa.wire import routes
-from proa.wire.system import API_VERSION, DiskUsage, Info, Version
+from proa.wire.routes import API_VERSION
+from proa.wire.system import DiskUsage, Info, Version
 
 
 @click.command()
@@ -52,12 +53,28 @@ def info(ctx: click.Context, template: str | None) -> None:
         ("Name", found.name),
         ("ID", found.id),
         ("Data Root", found.docker_root_dir),
+        *_registries(found),
         *(("VM Acceleration", text) for text in vm_acceleration(found)),
     ]
     for name, value in lines:
         click.echo(f"{name}: {value}")
     for warning in found.warnings:
         click.echo(f"WARNING: {warning}", err=True)
+
+
+def _registries(found: Info) -> list[tuple[str, str]]:
+    """Return what is configured of registries; the loopback is always among the insecure ones."""
+    config = found.registry_config
+    hosts = [name for name, index in config.index_configs.items() if not index.secure]
+    lines = [("Insecure Registries", " ".join([*hosts, *config.insecure_registry_cidrs]))]
+    if config.mirrors:
+        lines.append(("Registry Mirrors", " ".join(config.mirrors)))
+    proxies = (
+        ("HTTP Proxy", found.http_proxy),
+        ("HTTPS Proxy", found.https_proxy),
+        ("No Proxy", found.no_proxy),
+    )
+    return lines + [(name, value) for name, value in proxies if value]
 
 
 def vm_acceleration(found: Info) -> list[str]:

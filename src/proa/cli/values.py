@@ -31,6 +31,19 @@ _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmgtp]?)(?:i?b)?", re.IGNOREC
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 
+def split_tag(name: str) -> tuple[str, str]:
+    """Return repository and tag of a name; a colon before a slash belongs to a registry's port.
+
+    A name with a digest stays whole.
+    """
+    if "@" in name:
+        return name, ""
+    repository, separator, tag_ = name.rpartition(":")
+    if not separator or "/" in tag_:
+        return name, ""
+    return repository, tag_
+
+
 def parse_size(text: str) -> int:
     """Return bytes of "512m", "1.5g", "1024". Raises click.BadParameter."""
     match = _SIZE.fullmatch(text.strip())

@@ -13,7 +13,6 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 from urllib.parse import urlencode
@@ -26,9 +25,8 @@ from proa.wire import routes
 from proa.wire.codec import decode
 from proa.wire.errors import ErrorResponse
 from proa.wire.filters import format_filters
-from proa.wire.routes import Route
+from proa.wire.routes import API_VERSION, Route
 from proa.wire.stdio import MULTIPLEXED, FrameReader
-from proa.wire.system import API_VERSION
 
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
 
@@ -41,8 +39,7 @@ def default_host() -> str:
     return os.environ.get("PROA_HOST") or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
 
 
-@dataclass(slots=True)
-class Hijacked:
+class Hijacked(msgspec.Struct, eq=False):
     """The raw connection of an attach or exec: output to read, input to send, half-close.
 
     :ivar multiplexed: output comes in frames of stdout and stderr; otherwise it is a terminal's, raw.
@@ -109,6 +106,10 @@ class Client:
     ) -> None:
         self.close()
 
+    def sibling(self) -> Client:
+        """Return a client of the same daemon for another thread, which need not ask for the version again."""
+        return Client(self.host, version=self._version)
+
     def close(self) -> None:
         if self._idle is not None:
             self._idle.close()
@@ -121,6 +122,7 @@ class Client:
         returns: type[T],
         query: Query | None = None,
         body: object = None,
+        headers: Mapping[str, str] | None = None,
         **path: str,
     ) -> T:
         """Make a call and decode its answer; ``returns=NoneType`` for one without content.
@@ -129,7 +131,7 @@ class Client:
         """
         connection = self._take()
         try:
-            response = self._request(connection, route, query, body, path)
+            response = self._request(connection, route, query, body, path, headers)
             data = response.read()
         except BaseException:
             connection.close()
@@ -144,21 +146,34 @@ class Client:
 
     def do(self, route: Route, *, query: Query | None = None, body: object = None, **path: str) -> None:
         """Make a call that has no answer but its success."""
-        self.call(route, returns=type(None), query=query, body=body, **path)
+        self.call(route, returns=type(None), query=query, body=body, headers=None, **path)
 
     @contextmanager
     def stream(
-        self, route: Route, *, query: Query | None = None, body: object = None, **path: str
+        self,
+        route: Route,
+        *,
+        query: Query | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        **path: str,
     ) -> Iterator[Response]:
         """Make a call whose answer is read as it comes; on a connection of its own."""
         with Connection(self.host) as connection:
-            yield self._request(connection, route, query, body, path)
+            yield self._request(connection, route, query, body, path, headers)
 
     def iter_json(
-        self, route: Route, kind: type[T], *, query: Query | None = None, body: object = None, **path: str
+        self,
+        route: Route,
+        kind: type[T],
+        *,
+        query: Query | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        **path: str,
     ) -> Iterator[T]:
         """Yield the JSON documents of an answer, one a line, as they come."""
-        with self.stream(route, query=query, body=body, **path) as response:
+        with self.stream(route, query=query, body=body, headers=headers, **path) as response:
             rest = b""
             for piece in response.iter_bytes():
                 *lines, rest = (rest + piece).split(b"\n")

@@ -56,7 +56,7 @@ class Options:
     """
 
     rounds: int = 10
-    seconds: float = 0.1
+    seconds: float = 0.05
     probe: Path | None = None
 
 

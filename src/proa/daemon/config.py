@@ -7,8 +7,12 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from proa.model.registry import RegistrySettings
 
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
 DEFAULT_DATA_ROOT = Path("/var/lib/proa")
@@ -26,6 +30,7 @@ class Config:
     :ivar data_root: what must not be lost; ``exec_root``: sockets, mounts and pids, gone after a reboot.
     :ivar default_isolation: "container" or "vm", for containers that do not say.
     :ivar kernel: a guest kernel of the user's own, None for the installed one.
+    :ivar registries: mirrors, and registries without valid certificates.
     :ivar lib: where setup/ has put the guest kernel and our own programs.
     """
 
@@ -39,6 +44,7 @@ class Config:
     vm_memory_bytes: int = DEFAULT_VM_MEMORY
     vm_cpus: int = 1
     lib: Path = Path(sys.prefix) / "lib" / "proa"
+    registries: RegistrySettings = field(default_factory=RegistrySettings)
     debug: bool = False
 
 
@@ -70,6 +76,16 @@ def parse_config(argv: Sequence[str]) -> Config:
     parser.add_argument(
         "--vm-cpus", type=int, default=1, metavar="N", help="vCPUs of a VM without --cpus [%(default)s]"
     )
+    parser.add_argument(
+        "--registry-mirror", action="append", type=_mirror, metavar="URL", help="asked before Docker Hub"
+    )
+    parser.add_argument(
+        "--insecure-registry",
+        action="append",
+        type=_insecure_registry,
+        metavar="HOST|CIDR",
+        help="needs no valid certificate, may speak plain HTTP",
+    )
     parser.add_argument("-D", "--debug", action="store_true", help="log more")
     parsed = parser.parse_args(argv)
     for host in parsed.host or ():
@@ -87,8 +103,34 @@ def parse_config(argv: Sequence[str]) -> Config:
         kernel=parsed.kernel,
         vm_memory_bytes=parsed.vm_memory,
         vm_cpus=parsed.vm_cpus,
+        registries=RegistrySettings(
+            mirrors=tuple(parsed.registry_mirror or ()), insecure=tuple(parsed.insecure_registry or ())
+        ),
         debug=parsed.debug,
     )
+
+
+def _mirror(text: str) -> str:
+    """Check a base URL. Source: dockerd, ValidateMirror."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"invalid mirror: {text!r} is not an http:// or https:// URL")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(f"invalid mirror: {text!r} has a user, a query or a fragment")
+    return text.rstrip("/") + "/"
+
+
+def _insecure_registry(text: str) -> str:
+    """Check a host with or without a port, or a network. Source: dockerd, validateHostPort."""
+    host = text.lower().removeprefix("http://").removeprefix("https://").rstrip("/")
+    try:
+        if "/" in host:
+            ip_network(host, strict=False)
+        elif not host or host.startswith("-") or urlsplit(f"//{host}").port == 0:
+            raise ValueError("it has no host or no port")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"invalid insecure registry {text!r}: {error}") from error
+    return host
 
 
 def _size(text: str) -> int:

@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 
 from proa.daemon.config import Config
 from proa.daemon.facts import engine_id, tool_versions
+from proa.distribution.registries import Registries
 from proa.engine.engine import Engine, Stores, build_engine
 from proa.engine.events import EventBus
 from proa.engine.isolation import ISOLATION_VM, Hulls
@@ -73,6 +74,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             ),
             volumes=Volumes(db, config.data_root / "volumes", layers=layers),
             networks=networks,
+            registries=Registries(config.registries),
             containers_dir=config.data_root / "containers",
         )
         runtimes, missing, accelerator = await _make_runtimes(config, tasks)

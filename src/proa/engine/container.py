@@ -72,7 +72,7 @@ class MountPoint:
     rw: bool = True
     propagation: str = ""
     subpath: str = ""
-    options: tuple[str, ...] = ()  # of a tmpfs
+    options: tuple[str, ...] = ()  # mount options of a tmpfs or a bind; nocopy of a volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,8 @@ class Container:
     :ivar runtime: the name of the driver (crun, runc, vm).
     :ivar launching: a start is under way; seen at start-up it means that the daemon died in the middle.
     :ivar ending: the end is recorded, but not all that the task had is taken down yet; seen at start-up too.
+    :ivar passing_pause: the engine paused it itself, for a while; seen at start-up while it is paused, it
+        means that the daemon died meanwhile.
     :ivar stopped_by_user: the last end was asked for, so restart policies leave it alone.
     :ivar endpoints: where it is attached while it runs; ``ports`` what is published then.
     """
@@ -113,6 +115,7 @@ class Container:
     restart_count: int = 0
     launching: bool = False
     ending: bool = False
+    passing_pause: bool = False
     stopped_by_user: bool = False
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()

@@ -74,10 +74,10 @@ class Containers:
         platform: str = "",
     ) -> Created:
         """Make a container. See Creation.create for what is raised."""
-        if platform and platform.split("/")[0] not in ("linux", ""):
-            raise InvalidParameter(f'"{platform}": unknown operating system or architecture')
         return await self.creation.create(
-            CreateRequest(name=name or None, config=config, host=host_config, networking=networking)
+            CreateRequest(
+                name=name or None, config=config, host=host_config, networking=networking, platform=platform
+            )
         )
 
     async def list(

@@ -13,7 +13,8 @@ import re
 import shlex
 import socket
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,13 +25,15 @@ from proa.engine.container import Container, MountPoint
 from proa.engine.events import EventBus
 from proa.engine.isolation import Hulls
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
-from proa.engine.mounts import check_bind_sources, parse_mounts
+from proa.engine.mounts import check_bind_sources, parse_mounts, volume_requests
 from proa.engine.networking import check_networking
+from proa.engine.refusals import check_supported, unheeded_of_image
 from proa.engine.registry import Registry
 from proa.engine.signals import parse_signal
 from proa.image.images import Images
-from proa.model.config import ContainerConfig, HostConfig, NetworkingConfig
-from proa.model.errors import InvalidParameter
+from proa.image.platform import Platform, parse_platform
+from proa.model.config import ContainerConfig, HostConfig, NetworkingConfig, VolumeOptions
+from proa.model.errors import InvalidParameter, NotFound
 from proa.model.ids import ContainerId, new_id
 from proa.model.image import Image
 from proa.network.networks import Networks
@@ -58,6 +61,7 @@ class CreateRequest:
     config: ContainerConfig
     host: HostConfig
     networking: NetworkingConfig
+    platform: str = ""  # that the image must be made for; "" for any
 
 
 class Creation:
@@ -85,27 +89,31 @@ class Creation:
     async def create(self, request: CreateRequest) -> Created:
         """Check the request and make the container.
 
-        Raises InvalidParameter, NoSuchImage, NameInUse, FeatureMissing, NoSuchNetwork; then nothing is left.
+        Raises InvalidParameter, NoSuchImage, NameInUse, FeatureMissing; then nothing is left.
         """
         name = self._choose_name(request.name)
         runtime = self._hulls.choose(request.host)
         if not request.config.image:
             raise InvalidParameter("no image specified")
         image = self._images.get(request.config.image)
+        _check_platform(image, request)
+        check_supported(request.config, request.host, request.networking)
         config = merge_config(request.config, image.config)
-        host = _normalise(request.host)
+        host = _normalise(request.host, without_network=config.network_disabled)
         argv = command_line(config)
         check_config(config, host)
-        networking = check_networking(config, host, request.networking, self._networks)
-        self._hulls.check(runtime, host)
-        points = parse_mounts(config, host, self._registry.get)
+        with _missing_is_invalid():
+            networking = check_networking(config, host, request.networking, self._networks)
+            points = parse_mounts(config, host, self._registry.get)
+        warnings = self._hulls.judge(runtime, host, points)
+        self._check_files(host)
         check_bind_sources(points, host)
         container_id = ContainerId(new_id())
         if not config.hostname and not host.network_mode.startswith("container:"):
             own = socket.gethostname() if host.network_mode == "host" else container_id[:12]
             config = replace_struct(config, hostname=own)
         async with AsyncExitStack() as undo:
-            mounts = await self._make_volumes(points, image, undo)
+            mounts = await self._make_volumes(points, volume_requests(host), image, undo)
             container = Container(
                 id=container_id,
                 name=name,
@@ -126,7 +134,15 @@ class Creation:
             self._registry.add(container)
             undo.pop_all()
         self._events.publish("container", "create", container_id, event_attributes(container))
-        return Created(id=container_id, warnings=_warnings(host))
+        warnings += unheeded_of_image(request.config, image.config)
+        return Created(id=container_id, warnings=_warnings(host) + warnings)
+
+    def _check_files(self, host: HostConfig) -> None:
+        """Raise InvalidParameter for what /etc/hosts and /etc/resolv.conf cannot say."""
+        self._networks.hosts_file((), hostname="", extra_hosts=host.extra_hosts or ())
+        self._networks.resolv_conf(
+            (), dns=host.dns or (), search=host.dns_search or (), options=host.dns_options or ()
+        )
 
     def _choose_name(self, wanted: str | None) -> str:
         if wanted:
@@ -138,7 +154,11 @@ class Creation:
         return names.random_name(taken, random.Random())
 
     async def _make_volumes(
-        self, points: tuple[MountPoint, ...], image: Image, undo: AsyncExitStack
+        self,
+        points: tuple[MountPoint, ...],
+        requests: Mapping[str, VolumeOptions],
+        image: Image,
+        undo: AsyncExitStack,
     ) -> tuple[MountPoint, ...]:
         made: list[MountPoint] = []
         for point in points:
@@ -146,8 +166,12 @@ class Creation:
                 made.append(point)
                 continue
             known = {volume.name for volume in self._volumes.list()}
+            wanted = requests.get(point.destination, VolumeOptions())
             volume = self._volumes.create(
-                point.name or None, driver=point.driver or "local", labels={}, options={}
+                point.name or None,
+                driver=point.driver or "local",
+                labels=wanted.labels or {},
+                options=(wanted.driver_config and wanted.driver_config.options) or {},
             )
             if volume.name not in known:
                 undo.push_async_callback(self._unmake_volume, volume.name)
@@ -163,6 +187,36 @@ class Creation:
         if not any(point.name == name for container in self._registry for point in container.mounts):
             await self._volumes.remove(name)
             self._events.publish("volume", "destroy", name, {"driver": "local"})
+
+
+@contextmanager
+def _missing_is_invalid() -> Iterator[None]:
+    """What a request names beside its image is an argument of it, as in Docker.
+
+    The docker command takes a create's 404 for a missing image, whatever it says, and pulls.
+    """
+    try:
+        yield
+    except NotFound as error:
+        raise InvalidParameter(error.message) from error
+
+
+def _check_platform(image: Image, request: CreateRequest) -> None:
+    """Raise NotFound when the image is for another platform: clients pull the right one then.
+
+    Source: Docker Engine 28, daemon/images, matchesPlatform.
+    """
+    if not request.platform:
+        return
+    wanted = parse_platform(request.platform)
+    if wanted.os != "linux":
+        raise InvalidParameter(f'"{request.platform}": unknown operating system or architecture')
+    actual = Platform(os=image.os, architecture=image.architecture, variant=image.variant)
+    if image.architecture and not wanted.rank(actual):
+        raise NotFound(
+            f"image with reference {request.config.image} was found but its platform ({actual}) does not "
+            f"match the specified platform ({wanted})"
+        )
 
 
 def merge_config(config: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
@@ -220,6 +274,10 @@ def check_config(config: ContainerConfig, host: HostConfig) -> None:
         parse_signal(config.stop_signal)
     if len(config.hostname) > 64:
         raise InvalidParameter(f"invalid hostname: {config.hostname}: longer than 64 characters")
+    if ".." in host.cgroup_parent.split("/"):
+        raise InvalidParameter(f"invalid cgroup parent: {host.cgroup_parent!r}")
+    if host.uts_mode == "host" and config.hostname:
+        raise InvalidParameter("conflicting options: hostname and the UTS mode")
     if host.log_config.type not in LOG_DRIVERS:
         raise InvalidParameter(f"logger: no log driver named '{host.log_config.type}' is registered")
     if host.shm_size < 0:
@@ -259,8 +317,10 @@ def event_attributes(container: Container) -> dict[str, str]:
     return {**(container.config.labels or {}), "image": container.image_ref, "name": container.name}
 
 
-def _normalise(host: HostConfig) -> HostConfig:
+def _normalise(host: HostConfig, *, without_network: bool) -> HostConfig:
     network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
+    if without_network:
+        network_mode = "none"
     return replace_struct(
         host,
         network_mode=network_mode,

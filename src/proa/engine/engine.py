@@ -8,16 +8,20 @@ from pathlib import Path
 
 from anyio.abc import TaskGroup
 
+from proa.distribution.registries import Registries as RegistryClient
+from proa.engine.commits import Commits
 from proa.engine.containers import Containers
 from proa.engine.creation import Creation
 from proa.engine.events import EventBus
 from proa.engine.execs import Execs
+from proa.engine.files import Files
 from proa.engine.images import Images
 from proa.engine.isolation import Hulls
 from proa.engine.launcher import Launcher
 from proa.engine.lifecycle import Lifecycle
 from proa.engine.networks import Networks
 from proa.engine.queries import Queries
+from proa.engine.registries import Registries
 from proa.engine.registry import Registry
 from proa.engine.removal import Removal
 from proa.engine.restore import Restore
@@ -38,9 +42,12 @@ class Engine:
 
     containers: Containers
     execs: Execs
+    files: Files
+    commits: Commits
     images: Images
     volumes: Volumes
     networks: Networks
+    registries: Registries
     system: System
     restore: Restore
 
@@ -54,6 +61,7 @@ class Stores:
     roots: Roots
     volumes: VolumeStore
     networks: NetworkStore
+    registries: RegistryClient
     containers_dir: Path
 
 
@@ -87,7 +95,9 @@ def build_engine(
         containers_dir=stores.containers_dir,
     )
     images = Images(store=stores.images, registry=registry, events=events)
+    registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
+    files = Files(registry=registry, units=units, hulls=hulls, roots=stores.roots, events=events)
     return Engine(
         containers=Containers(
             registry=registry,
@@ -103,6 +113,10 @@ def build_engine(
             events=events,
         ),
         execs=execs,
+        files=files,
+        commits=Commits(
+            files=files, lifecycle=lifecycle, images=stores.images, roots=stores.roots, events=events
+        ),
         images=images,
         volumes=volumes,
         networks=Networks(
@@ -113,11 +127,13 @@ def build_engine(
             launcher=launcher,
             events=events,
         ),
+        registries=registries,
         system=System(
             registry=registry,
             hulls=hulls,
             images=images,
             volumes=volumes,
+            registries=registries,
             queries=queries,
             events=events,
             facts=facts,
@@ -130,5 +146,6 @@ def build_engine(
             removal=removal,
             networks=stores.networks,
             images=stores.images,
+            roots=stores.roots,
         ),
     )

@@ -13,7 +13,6 @@ from proa.engine.filters import Filters
 from proa.engine.registry import Registry
 from proa.image.images import Images as ImageStore
 from proa.image.images import ImagesUsage
-from proa.model.errors import EngineError, NotFound
 from proa.model.ids import Digest
 from proa.model.image import Image
 
@@ -62,17 +61,6 @@ class Images:
         return await self._store.import_(
             stream, repository=repository, tag=tag, message=message, changes=changes, platform=platform
         )
-
-    async def pull(self, name: str, tag: str) -> Image:
-        """Return the image when it is here. Raises NotFound: proa has no registry client yet."""
-        ref = f"{name}@{tag}" if tag.startswith("sha256:") else f"{name}:{tag or 'latest'}"
-        try:
-            return self._store.get(ref)
-        except EngineError as error:
-            raise NotFound(
-                f"No such image: {ref} (proa cannot pull from a registry yet: "
-                "bring the image in with load or import)"
-            ) from error
 
     async def tag(self, source: str, repository: str, tag: str) -> None:
         """Give an image another name. Raises NoSuchImage, InvalidParameter."""

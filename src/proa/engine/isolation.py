@@ -7,15 +7,17 @@ its feature record, so nothing here knows one hull from the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from proa.engine.limits import parse_resources
+from proa.engine.container import MountPoint
+from proa.engine.limits import parse_resources, parse_security
+from proa.engine.taskspec import build_mounts
 from proa.model.config import HostConfig
 from proa.model.errors import FeatureMissing, InvalidParameter
-from proa.runtime.seam import Runtime
+from proa.runtime.seam import Asked, Runtime
 
 ISOLATION_VM = "vm"
 ISOLATION_CONTAINER = "container"
@@ -104,3 +106,9 @@ class Hulls:
         if memory and memory < features.min_memory_bytes:
             minimum = features.min_memory_bytes // (1024 * 1024)
             raise FeatureMissing(runtime, f"a memory limit below {minimum}MB", "its kernel would not boot")
+
+    def judge(self, runtime: str, host: HostConfig, points: Sequence[MountPoint]) -> tuple[str, ...]:
+        """Check a whole request; return warnings about limits that are left out. Raises InvalidParameter."""
+        self.check(runtime, host)
+        asked = Asked(host=host, security=parse_security(host), mounts=build_mounts(points))
+        return tuple(self[runtime].features.judge(asked))

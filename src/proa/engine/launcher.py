@@ -78,9 +78,10 @@ class Launcher:
 
     async def take_down(self, container: Container, task: Task | None) -> None:
         """Free all that a container had while it ran. Every step is tried, whatever the others do."""
+        keep = not container.host_config.auto_remove
         with anyio.CancelScope(shield=True):
             steps: list[Callable[[], Awaitable[None]]] = [
-                task.delete if task else lambda: self._forget(container),
+                (lambda: task.delete(keep_writes=keep)) if task else lambda: self._forget(container),
                 lambda: self._networks.detach(container.id),
                 lambda: self._roots.release(container.id),
             ]

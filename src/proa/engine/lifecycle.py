@@ -147,8 +147,11 @@ class Lifecycle:
         if number == signals.SIGKILL:
             await self._wait_until_ended(unit, KILL_TIMEOUT_S)
 
-    async def pause(self, ref: str) -> None:
-        """Freeze. Raises WrongState."""
+    async def pause(self, ref: str, *, passing: bool = False) -> None:
+        """Freeze; ``passing``: until the engine thaws it itself, at the next start if need be.
+
+        Raises WrongState.
+        """
         unit = self._units[self._registry.get(ref).id]
         async with unit.lock:
             container = self._registry.get(unit.id)
@@ -157,7 +160,7 @@ class Lifecycle:
             if container.state is not State.RUNNING or unit.task is None:
                 raise WrongState(f"container {container.id} is not running")
             # Recorded first: a frozen task that nobody takes for one could not be ended after our death.
-            self._registry.put(replace(container, state=State.PAUSED))
+            self._registry.put(replace(container, state=State.PAUSED, passing_pause=passing))
             try:
                 with anyio.CancelScope(shield=True):
                     await unit.task.pause()
@@ -174,7 +177,7 @@ class Lifecycle:
             if container.state is not State.PAUSED or unit.task is None:
                 raise WrongState(f"container {container.id} is not paused")
             await unit.task.resume()
-            self._registry.put(replace(container, state=State.RUNNING))
+            self._registry.put(replace(container, state=State.RUNNING, passing_pause=False))
             self._publish("unpause", container)
 
     async def end_for_removal(self, unit: Unit) -> None:

@@ -24,6 +24,9 @@ _RLIMITS = frozenset(
     "stack".split()
 )
 
+# Security modules that proa does not configure: their one value that asks for nothing.
+_UNCONFINED = {"label": "disable", "apparmor": "unconfined", "systempaths": "unconfined"}
+
 
 def parse_resources(host: HostConfig) -> Resources:
     """Return the limits of a container. Raises InvalidParameter for those that make no sense."""
@@ -63,12 +66,20 @@ def parse_security(host: HostConfig) -> Security:
     """Return privileges and devices. Raises InvalidParameter."""
     no_new_privileges, seccomp = False, ""
     for option in host.security_opt or ():
-        key, separator, value = option.replace(":", "=", 1).partition("=")
+        key, *rest = re.split("[=:]", option, maxsplit=1)  # key:value is the old way; a profile has colons
+        value = rest[0] if rest else ""
         if key == "no-new-privileges":
+            if value not in ("", "true", "false"):
+                raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
             no_new_privileges = value != "false"
-        elif key == "seccomp" and separator:
+        elif key == "seccomp" and value:
             seccomp = _check_seccomp(value)
-        elif key not in ("label", "apparmor", "systempaths") or not separator:
+        elif key in _UNCONFINED:
+            if value != _UNCONFINED[key]:
+                raise InvalidParameter(
+                    f"security option {option} is not supported: only {key}={_UNCONFINED[key]} is"
+                )
+        else:
             raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
     unmasked = host.privileged or "systempaths=unconfined" in (host.security_opt or ())
     return Security(

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from proa.engine.container import Container, MountPoint
-from proa.model.config import ContainerConfig, HostConfig, MountSpec, TmpfsOptions
+from proa.model.config import BindOptions, ContainerConfig, HostConfig, MountSpec, TmpfsOptions, VolumeOptions
 from proa.model.errors import InvalidParameter
 
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_TMPFS_OPTION = re.compile(
+    r"(size|nr_blocks|nr_inodes)=\d+[kKmMgG%]?|mode=[0-7]{1,5}|(uid|gid)=\d+|mpol=[\w:=-]+|huge=\w+|defaults|"
+    r"(no)?(exec|suid|dev|atime)|nodiratime|relatime|strictatime|a?sync"
+)
 _PROPAGATIONS = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
 _IGNORED_MODES = frozenset({"z", "Z", "cached", "delegated", "consistent"})  # SELinux and Docker Desktop
 
@@ -51,6 +55,15 @@ def parse_mounts(
             )
     # A mount below another must come after it, or it would be hidden.
     return tuple(sorted(points.values(), key=lambda point: point.destination.count("/")))
+
+
+def volume_requests(host: HostConfig) -> dict[str, VolumeOptions]:
+    """Return what --mount asks of the volumes that are to be made, by destination."""
+    return {
+        posixpath.normpath(spec.target): spec.volume_options
+        for spec in host.mounts or ()
+        if spec.type == "volume" and spec.volume_options
+    }
 
 
 def check_bind_sources(points: Sequence[MountPoint], host: HostConfig) -> None:
@@ -146,6 +159,15 @@ def _parse_mount(spec: MountSpec) -> MountPoint:
         raise InvalidParameter(f'invalid mount config for type "{kind}": field Target must not be empty')
     target = _clean_destination(spec.target, kind)
     rw = not spec.read_only
+    for field, value, wanted in (
+        ("BindOptions", spec.bind_options, "bind"),
+        ("VolumeOptions", spec.volume_options, "volume"),
+        ("TmpfsOptions", spec.tmpfs_options, "tmpfs"),
+    ):
+        if value is not None and kind != wanted:
+            raise InvalidParameter(
+                f'invalid mount config for type "{kind}": field {field} must not be specified'
+            )
     if kind == "tmpfs":
         if spec.source:
             raise InvalidParameter(
@@ -171,6 +193,7 @@ def _parse_mount(spec: MountSpec) -> MountPoint:
             destination=target,
             rw=rw,
             propagation=propagation or "rprivate",
+            options=_bind_options(spec.bind_options, read_only=spec.read_only),
         )
     options = spec.volume_options
     driver = options.driver_config.name if options and options.driver_config else ""
@@ -196,6 +219,7 @@ def _parse_tmpfs(target: str, options: str) -> MountPoint:
     words = [word for word in options.split(",") if word]
     rw = "ro" not in words
     kept = tuple(word for word in words if word not in ("rw", "ro"))
+    _check_tmpfs_options(kept)
     return MountPoint(type="tmpfs", destination=_clean_destination(target, "tmpfs"), rw=rw, options=kept)
 
 
@@ -207,7 +231,36 @@ def _tmpfs_options(options: TmpfsOptions | None) -> tuple[str, ...]:
         words.append(f"size={options.size_bytes}")
     if options.mode:
         words.append(f"mode={options.mode:o}")
+    for pair in options.options or ():
+        if len(pair) not in (1, 2):
+            raise InvalidParameter(f'invalid mount config for type "tmpfs": invalid option: {pair}')
+        words.append("=".join(pair))
+    _check_tmpfs_options(words)
     return tuple(words)
+
+
+def _check_tmpfs_options(words: Iterable[str]) -> None:
+    """Raise InvalidParameter for a word that one of the hulls would trip over. Source: mount(8), tmpfs(5)."""
+    unknown = [word for word in words if _TMPFS_OPTION.fullmatch(word) is None]
+    if unknown:
+        raise InvalidParameter(f"invalid tmpfs option {unknown}")
+
+
+def _bind_options(options: BindOptions | None, *, read_only: bool) -> tuple[str, ...]:
+    if options is None:
+        return ()
+    if options.non_recursive:
+        raise InvalidParameter(
+            "BindOptions.NonRecursive is not supported: what is mounted below the source comes along"
+        )
+    if options.read_only_force_recursive:
+        if not read_only or options.read_only_non_recursive:
+            raise InvalidParameter(
+                'invalid mount config for type "bind": ReadOnlyForceRecursive requires ReadOnly, and not '
+                "ReadOnlyNonRecursive"
+            )
+        return ("rro",)
+    return ()
 
 
 def _clean_destination(target: str, kind: str, bind: str = "") -> str:

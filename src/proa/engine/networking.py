@@ -32,6 +32,9 @@ def check_networking(
     """
     mode = host.network_mode
     endpoints = {name: value or EndpointSettings() for name, value in (asked.endpoints_config or {}).items()}
+    is_shared = mode == "host" or mode.startswith("container:")
+    if is_shared and (config.mac_address or any(one.mac_address for one in endpoints.values())):
+        raise InvalidParameter("conflicting options: mac-address and the network mode")
     endpoints = {"bridge" if name == "default" else name: value for name, value in endpoints.items()}
     if mode.startswith("container:"):
         if config.hostname:
@@ -55,6 +58,10 @@ def check_networking(
             raise InvalidParameter(
                 f"conflicting options: cannot attach both user-defined and non-user-defined "
                 f"network-modes: {network.name}"
+            )
+        if settings.aliases and network.name == "bridge":
+            raise InvalidParameter(
+                "network-scoped alias is supported only for containers in user defined networks"
             )
         mac = settings.mac_address or (config.mac_address if position == 0 else "")
         settings = replace(settings, mac_address=mac, network_id=network.id)

@@ -22,6 +22,7 @@ from proa.engine.unit import Units
 from proa.image.images import Images
 from proa.model.errors import EngineError
 from proa.network.networks import Networks
+from proa.storage.rootfs import Roots
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Restore:
         removal: Removal,
         networks: Networks,
         images: Images,
+        roots: Roots,
     ) -> None:
         self._registry = registry
         self._units = units
@@ -49,9 +51,14 @@ class Restore:
         self._removal = removal
         self._networks = networks
         self._images = images
+        self._roots = roots
 
     async def find_all(self) -> None:
         """Adopt what runs and clean up after what does not."""
+        # First, before anything is started: what an earlier daemon had mounted to read a container's files.
+        await self._roots.release_all_but(
+            [one.id for one in self._registry if one.is_alive or one.launching or one.ending]
+        )
         limiter = anyio.CapacityLimiter(CONCURRENT_RESTORES)
 
         async def one(container: Container) -> None:
@@ -88,6 +95,8 @@ class Restore:
             task = None if runtime is None else await runtime.find(container.id)
             if container.is_alive and task is not None:
                 self._lifecycle.adopt(self._units[container.id], task)
+                if container.state is State.PAUSED and container.passing_pause:
+                    await self._lifecycle.unpause(container.id)
                 return
             # A task found now was made by a start that was cut short, or its end by a death of the daemon.
             await self._lifecycle.lose(container, task)

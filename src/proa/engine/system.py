@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -20,9 +20,11 @@ from proa.engine.filters import Filters, check_filters
 from proa.engine.images import Images
 from proa.engine.isolation import Hulls
 from proa.engine.queries import Queries
+from proa.engine.registries import Registries
 from proa.engine.registry import Registry
 from proa.engine.volumes import Volumes
 from proa.model.image import Image
+from proa.model.registry import RegistrySettings
 from proa.model.volume import Volume
 
 _EVENT_FILTERS = frozenset(("container daemon event image isolation label network scope type volume").split())
@@ -76,6 +78,8 @@ class Info:
     system_time_ns: int
     event_listeners: int
     open_files: int
+    registries: RegistrySettings = field(default_factory=RegistrySettings)
+    proxies: Sequence[str] = ("", "", "")  # for http, for https, and the hosts that need none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +118,7 @@ class System:
         hulls: Hulls,
         images: Images,
         volumes: Volumes,
+        registries: Registries,
         queries: Queries,
         events: EventBus,
         facts: HostFacts,
@@ -122,6 +127,7 @@ class System:
         self._hulls = hulls
         self._images = images
         self._volumes = volumes
+        self._registries = registries
         self._queries = queries
         self._events = events
         self._facts = facts
@@ -158,6 +164,8 @@ class System:
             warnings=facts.warnings,
             system_time_ns=time.time_ns(),
             event_listeners=self._events.subscribers,
+            registries=self._registries.settings,
+            proxies=self._registries.proxies,
             open_files=sum(1 for _ in Path("/proc/self/fd").iterdir()),
         )
 

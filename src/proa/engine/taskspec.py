@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from proa.engine.container import Container, MountPoint
@@ -29,7 +29,7 @@ def build_task_spec(
         rootfs=rootfs,
         log_path=Path(container.log_path) if host.log_config.type != "none" else Path("/dev/null"),
         read_only_rootfs=host.readonly_rootfs,
-        mounts=tuple(_mount(point) for point in container.mounts),
+        mounts=build_mounts(container.mounts),
         files=files,
         network=network,
         resources=parse_resources(host),
@@ -37,7 +37,7 @@ def build_task_spec(
         security=parse_security(host),
         namespaces=namespaces,
         sysctls=host.sysctls or {},
-        shm_size_bytes=host.shm_size,
+        shm_size_bytes=0 if host.ipc_mode == "none" else host.shm_size,
         init=bool(host.init),
         cgroup_parent=host.cgroup_parent,
         oom_score_adj=host.oom_score_adj,
@@ -74,6 +74,11 @@ def process_env(container: Container, *, tty: bool) -> tuple[str, ...]:
     return (*env[:1], *extra, *env[1:])
 
 
+def build_mounts(points: Iterable[MountPoint]) -> tuple[Mount, ...]:
+    """Return what a driver mounts. The source of a volume that is not made yet is empty."""
+    return tuple(_mount(point) for point in points)
+
+
 def _mount(point: MountPoint) -> Mount:
     if point.type == "tmpfs":
         return Mount(
@@ -87,5 +92,5 @@ def _mount(point: MountPoint) -> Mount:
         source=Path(point.source),
         target=point.destination,
         read_only=not point.rw,
-        options=(point.propagation,) if point.propagation else (),
+        options=(point.propagation, *point.options) if point.type == "bind" else (),
     )

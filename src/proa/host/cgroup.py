@@ -68,6 +68,23 @@ class Hierarchies:
         """The tree that has this controller, None when no tree has."""
         return self.unified if self.is_v2 else self.v1.get(controller)
 
+    @property
+    def weighs_io(self) -> bool:
+        """Whether the kernel knows weights of block I/O.
+
+        Only cgroups below a root have the file, if the controller is on there; io.cost.qos is the root's.
+        """
+        root = self.root_of("io" if self.is_v2 else "blkio")
+        if root is None:
+            return False
+        below = [entry for entry in root.iterdir() if entry.is_dir()]
+        names = ("io.weight", "io.bfq.weight", "blkio.weight", "blkio.bfq.weight")
+        return (
+            (root / "io.cost.qos").exists()
+            or any((directory / name).exists() for directory in below for name in names)
+            or not below
+        )
+
 
 def parse_mountinfo(text: str) -> Hierarchies:
     """Read the trees out of /proc/self/mountinfo. The first mount of each wins.

@@ -43,6 +43,7 @@ _SYS_MOUNT_SETATTR = 442
 _FSOPEN_CLOEXEC = 1
 _FSMOUNT_CLOEXEC = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _OPEN_TREE_CLONE = 1
 _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
@@ -152,9 +153,21 @@ def open_tree(path: Path, *, clone: bool = True, recursive: bool = False) -> int
     return _call(path, _SYS_OPEN_TREE, AT_FDCWD, os.fsencode(path), flags)
 
 
+def copy_mount(directory: int) -> int:
+    """Copy the mount that a descriptor lies in, from what it refers to on, with the mounts below it."""
+    flags = os.O_CLOEXEC | _OPEN_TREE_CLONE | AT_RECURSIVE | AT_EMPTY_PATH
+    return _call("open_tree", _SYS_OPEN_TREE, directory, b"", flags)
+
+
 def move_mount(mount: int, target: Path) -> None:
     """Attach a mount from ``fsmount`` or ``open_tree`` at ``target``."""
     _call(target, _SYS_MOVE_MOUNT, mount, b"", AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def move_mount_onto(mount: int, target: int) -> None:
+    """Attach a mount on what the descriptor ``target`` refers to, whatever its name may be by now."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    _call("move_mount", _SYS_MOVE_MOUNT, mount, b"", target, b"", flags)
 
 
 def mount_setattr(

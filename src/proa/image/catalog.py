@@ -243,6 +243,13 @@ class Catalog:
             self._refresh(previous)
         return previous
 
+    def note_manifest(self, image_id: Digest, manifest: Digest) -> None:
+        """Give an image that came without a manifest the one that a registry has for it."""
+        entry = self._entries[image_id]
+        if entry.manifest is None:
+            self._db.execute("UPDATE image SET manifest = ? WHERE id = ?", (manifest, image_id))
+            self._entries[image_id] = replace(entry, manifest=manifest)
+
     def unassign(self, name: Reference) -> None:
         """Take a name away. Idempotent."""
         self._db.execute("DELETE FROM image_name WHERE name = ?", (str(name),))
@@ -323,6 +330,11 @@ class Catalog:
         with self._db.transaction():
             for diff_id in diff_ids:
                 self._db.execute("DELETE FROM image_diff WHERE diff_id = ?", (diff_id,))
+
+    def find_blob(self, diff_id: Digest) -> Digest | None:
+        """Return the blob as which an image here has got this layer."""
+        rows = self._db.query("SELECT blob FROM image_layer WHERE diff_id = ? LIMIT 1", (diff_id,))
+        return Digest(rows[0]["blob"]) if rows else None
 
     def layer_sizes(self, diff_ids: Collection[Digest] | None = None) -> Mapping[Digest, tuple[int, int]]:
         """Bytes uncompressed and on disk of these layers, or of all."""

@@ -3,6 +3,7 @@
 
     <data root>/blobs/sha256/<64 hex digits>   whole, verified, on disk
     <data root>/blobs/ingest/<operation>/<n>   being written; worthless after a crash
+    <data root>/blobs/partial/<64 hex digits>  on their way from a registry; see ``partials``
 
 A blob is written and hashed in ``ingest``, synced, and renamed to its name, so a file under ``sha256`` is
 whole whatever happened in between. Which blobs are wanted is decided by ``store``.
@@ -15,7 +16,6 @@ Source: OCI image-spec, image-layout.md, Blobs.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import secrets
@@ -24,10 +24,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from proa.model.errors import DataLoss, Internal, InvalidParameter
+from proa.image.partials import Partials, check_space, disk_errors, sync
+from proa.model.errors import DataLoss, InvalidParameter
 from proa.model.ids import Digest, is_digest
 
-RESERVE_BYTES = 64 * 1024 * 1024  # left free, so that a hostile or mistaken upload cannot stop the daemon
 _CHECK_EVERY_BYTES = 16 * 1024 * 1024  # how often free space is looked at
 
 
@@ -46,14 +46,16 @@ class ContentStore:
     def __init__(self, root: Path) -> None:
         self._blobs = root / "sha256"
         self._ingest = root / "ingest"
+        self.partials = Partials(root / "partial")
 
     def open(self) -> None:
         """Make the directories and clear what a crash left half-written. Idempotent."""
-        with _disk_errors():
+        with disk_errors():
             for directory in (self._blobs, self._ingest):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for left in self._ingest.iterdir():
                 shutil.rmtree(left, ignore_errors=True)
+            self.partials.open()
 
     def path(self, digest: Digest) -> Path:
         """Where the blob is, or would be."""
@@ -100,25 +102,37 @@ class ContentStore:
     def create_spool(self) -> Spool:
         """Make a place for files on their way in; the caller discards it."""
         directory = self._ingest / secrets.token_hex(8)
-        with _disk_errors():
+        with disk_errors():
             directory.mkdir(mode=0o700)
         return Spool(directory)
 
     def keep(self, spooled: Spooled) -> Digest:
         """Make a spooled file a blob, durably. Idempotent, also when called from several threads."""
         target = self.path(spooled.digest)
-        with _disk_errors():
+        with disk_errors():
             if target.exists():
                 return spooled.digest
             try:
-                _sync(spooled.path)
+                sync(spooled.path)
                 spooled.path.rename(target)
             except FileNotFoundError:
                 # An archive may name one file twice; another thread has kept it meanwhile.
                 if not target.exists():
                     raise
-            _sync(self._blobs)
+            sync(self._blobs)
         return spooled.digest
+
+    def keep_partial(self, digest: Digest) -> None:
+        """Make a whole, verified partial file a blob too, durably. Idempotent.
+
+        It stays until it is dropped, so that a pull that fails after all can go on from here.
+        """
+        target = self.path(digest)
+        with disk_errors():
+            sync(self.partials.path(digest))
+            with contextlib.suppress(FileExistsError):
+                target.hardlink_to(self.partials.path(digest))
+            sync(self._blobs)
 
     def put(self, data: bytes) -> Digest:
         """Store a small blob, durably. Idempotent."""
@@ -141,6 +155,13 @@ class Spool:
         self._count += 1
         return SpoolFile(self._directory / str(self._count))
 
+    def open_file(self) -> tuple[Path, int]:
+        """Begin a file that a program writes; return its path, and a descriptor that the caller closes."""
+        self._count += 1
+        path = self._directory / str(self._count)
+        with disk_errors():
+            return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
     def write(self, data: bytes) -> Spooled:
         """Make a small file at once."""
         file = self.create()
@@ -160,7 +181,7 @@ class SpoolFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with _disk_errors():
+        with disk_errors():
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._hash = hashlib.sha256()
         self._size = 0
@@ -170,12 +191,10 @@ class SpoolFile:
         """Append. Raises Internal when the disk is nearly full."""
         self._hash.update(data)
         self._size += len(data)
-        with _disk_errors():
+        with disk_errors():
             if self._size >= self._check_at:
                 self._check_at = self._size + _CHECK_EVERY_BYTES
-                space = os.fstatvfs(self._fd)
-                if space.f_bavail * space.f_frsize < RESERVE_BYTES:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                check_space(self._fd)
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
@@ -195,20 +214,3 @@ class SpoolFile:
 def digest_of(data: bytes) -> Digest:
     """Return the digest of these bytes."""
     return Digest(f"sha256:{hashlib.sha256(data).hexdigest()}")
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Turn OSError into ours, in the one place where this package writes to the disk."""
-    try:
-        yield
-    except OSError as error:
-        raise Internal(f"cannot write to the content store: {error.strerror or error}") from error

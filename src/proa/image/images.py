@@ -2,7 +2,8 @@
 """The images of this engine: the one face of this package that the engine sees.
 
 Looks up, lists, loads, saves, imports, tags, removes, prunes. Nothing of the registry protocol, of builds
-or of containers is here; which containers use an image is asked from the caller.
+or of containers is here: pulls and pushes are made by the engine on ``store`` and ``sources``; which
+containers use an image is asked from the caller.
 
 Source: Engine API, Image.
 """
@@ -18,6 +19,7 @@ from proa.host.database import Database
 from proa.image.archive_writer import SavedImage, plan_archive, write_archive
 from proa.image.catalog import Entry
 from proa.image.changes import apply_changes
+from proa.image.committing import CommitRequest, WriteLayer, commit_layer
 from proa.image.config import created_ns
 from proa.image.filters import (
     PRUNE_FILTERS,
@@ -31,12 +33,14 @@ from proa.image.filters import (
 )
 from proa.image.layer_store import LayerStore
 from proa.image.loading import Progress, import_root, load_archive
+from proa.image.partials import KEPT_S
 from proa.image.platform import parse_platform
 from proa.image.reference import Reference, parse_any, parse_name
 from proa.image.removal import Remover, UsedBy
+from proa.image.sources import BlobSources
 from proa.image.store import ImageStore
 from proa.model.config import ContainerConfig
-from proa.model.errors import Conflict, InvalidParameter
+from proa.model.errors import Conflict, DataLoss, InvalidParameter
 from proa.model.ids import Digest
 from proa.model.image import Image
 
@@ -65,6 +69,7 @@ class Images:
 
     def __init__(self, *, db: Database, root: Path, layers: LayerStore, events: Events | None = None) -> None:
         self.store = ImageStore(db=db, root=root, layers=layers)
+        self.sources = BlobSources(db)
         self._catalog = self.store.catalog
         self._events = events
 
@@ -80,6 +85,11 @@ class Images:
         Raises NoSuchImage; InvalidParameter when the text is no reference or the prefix fits several.
         """
         return self._catalog.get(ref).image
+
+    def find(self, name: Reference) -> Image | None:
+        """Return the image that has exactly this name, with its tag or digest."""
+        entry = self._catalog.find_name(name)
+        return None if entry is None else entry.image
 
     def list(self, *, all: bool = False, filters: Filters | None = None) -> Sequence[Image]:
         """Return the images that fit, newest first. Without ``all``, not those that only children need.
@@ -190,6 +200,28 @@ class Images:
         self._publish("import", image)
         return image.id
 
+    def apply_changes(self, config: ContainerConfig, changes: Sequence[str]) -> ContainerConfig:
+        """Return a configuration after Dockerfile instructions, see ``changes``. Raises InvalidParameter."""
+        return apply_changes(config, changes)
+
+    async def commit(self, request: CommitRequest, write_layer: WriteLayer) -> tuple[Digest, str]:
+        """Make an image from another one and a layer on top; return its id and its name ("" without one).
+
+        The image below may be one that only containers still use.
+
+        :raises InvalidParameter: the name is wrong, before anything is done.
+        :raises DataLoss: the image below is gone.
+        """
+        name = parse_name(request.repository, request.tag) if request.repository else None
+        base = next((one for one in self._catalog.with_hidden() if one.image.id == request.base), None)
+        if base is None:
+            raise DataLoss(f"image {request.base} is missing")
+        image = await commit_layer(self.store, base, request, name, write_layer)
+        if name is None:
+            return image.id, ""
+        self._publish("tag", image, name=name.familiar)
+        return image.id, name.familiar
+
     # --- names ---
 
     async def tag(self, source: str, repository: str, tag: str = "") -> None:
@@ -201,6 +233,12 @@ class Images:
         entry = self._catalog.get(source)
         self._catalog.assign(name, entry.image.id)
         self._publish("tag", entry.image, name=name.familiar)
+
+    def add_names(self, image_id: Digest, names: Sequence[Reference]) -> Image:
+        """Give an image that is here more names, by which a registry has it."""
+        for name in names:
+            self._catalog.assign(name, image_id)
+        return self._catalog.get(image_id).image
 
     # --- removing ---
 
@@ -240,9 +278,14 @@ class Images:
                 except Conflict:
                     break  # a container or a child has come meanwhile: it stays
         removed = remover.removed
+        removed.freed_bytes += await self.prune_partials(kept_s=0)
         if self._events is not None:
             self._events("prune", "", {"reclaimed": str(removed.freed_bytes)})
         return removed.records, removed.freed_bytes
+
+    async def prune_partials(self, kept_s: float = KEPT_S) -> int:
+        """Remove what interrupted pulls left and nobody resumed; return the bytes freed."""
+        return await self.store.in_thread(self.store.content.partials.prune, kept_s)
 
     async def release(self, container_id: str) -> None:
         """A container is gone: free what was kept only for it. Cheap when there is nothing. Idempotent."""

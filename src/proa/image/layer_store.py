@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
 from proa.model.ids import Digest
+
+OnRead = Callable[[int], None]
+"""Told now and then how many bytes of the blob have been read."""
 
 
 class AddedLayer(Protocol):
@@ -30,9 +33,11 @@ class AddedLayer(Protocol):
 class LayerStore(Protocol):
     """Layers by diff id."""
 
-    async def add(self, blob: Path, *, expected: Digest | None = None) -> AddedLayer:
+    async def add(
+        self, blob: Path, *, expected: Digest | None = None, on_progress: OnRead | None = None
+    ) -> AddedLayer:
         """Store the layer whose tar, compressed or not, is in ``blob``. Idempotent; on failure nothing stays.
-        Concurrent calls for one layer share the work.
+        Concurrent calls for one layer share the work; ``on_progress`` is told of it by the one that does it.
 
         Raises InvalidParameter when the tar is broken or is not the one expected.
         """

@@ -29,7 +29,7 @@ from proa.host.database import Database
 from proa.image.catalog import Catalog, Entry, LayerRecord
 from proa.image.config import ImageConfig, make_image
 from proa.image.content import ContentStore, Spool, Spooled
-from proa.image.layer_store import LayerStore
+from proa.image.layer_store import LayerStore, OnRead
 from proa.image.reference import Reference
 from proa.model.errors import EngineError
 from proa.model.ids import Digest, short
@@ -127,13 +127,13 @@ class ImageStore:
     def has_layer(self, diff_id: Digest) -> bool:
         return self._layers.exists(diff_id)
 
-    async def ensure_layer(self, blob: Digest, diff_id: Digest) -> None:
+    async def ensure_layer(self, blob: Digest, diff_id: Digest, on_progress: OnRead | None = None) -> None:
         """Have the layer of this blob stored. The caller has pinned both.
 
         Raises InvalidParameter when the blob is no tar, or not that of ``diff_id``.
         """
         self.catalog.note_layer(diff_id)
-        added = await self._layers.add(self.content.path(blob), expected=diff_id)
+        added = await self._layers.add(self.content.path(blob), expected=diff_id, on_progress=on_progress)
         self.catalog.note_layer(diff_id, added.size_bytes, added.disk_bytes)
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -167,6 +167,26 @@ class Session:
         await self._pin(blobs=[spooled.digest])
         return await self._store.in_thread(self._store.content.keep, spooled)
 
+    async def hold_blob(self, digest: Digest) -> bool:
+        """Keep a blob from being removed until the session ends; False when it is not here."""
+        await self._pin(blobs=[digest])
+        return self._store.content.has(digest)
+
+    async def keep_partial(self, digest: Digest) -> None:
+        """Make a whole, verified partial file a blob, durably."""
+        await self._pin(blobs=[digest])
+        await self._store.in_thread(self._store.content.keep_partial, digest)
+
+    async def hold_layer(self, diff_id: Digest) -> LayerRecord | None:
+        """Keep a layer that an image here has, with its blob, until the session ends; None: none has it."""
+        blob = self._store.catalog.find_blob(diff_id)
+        if blob is None:
+            return None
+        await self._pin(blobs=[blob], layers=[diff_id])
+        if not self._store.content.has(blob) or not self._store.has_layer(diff_id):
+            return None
+        return LayerRecord(diff_id=diff_id, blob=blob)
+
     async def put_blob(self, data: bytes) -> Digest:
         """Store a small blob, durably."""
         async with self._store.open_spool() as spool:
@@ -176,13 +196,15 @@ class Session:
         """Whether the layer is stored already."""
         return self._store.has_layer(diff_id)
 
-    async def add_layer(self, blob: Digest, diff_id: Digest) -> LayerRecord:
+    async def add_layer(
+        self, blob: Digest, diff_id: Digest, on_progress: OnRead | None = None
+    ) -> LayerRecord:
         """Have the layer stored whose tar, compressed or not, is in the blob.
 
         Raises InvalidParameter when it is no tar, or not that of ``diff_id``.
         """
         await self._pin(layers=[diff_id])
-        await self._store.ensure_layer(blob, diff_id)
+        await self._store.ensure_layer(blob, diff_id, on_progress)
         return LayerRecord(diff_id=diff_id, blob=blob)
 
     def register(

@@ -221,6 +221,12 @@ class HostConfig(ApiStruct, frozen=True, kw_only=True):
     isolation: str = ""
     masked_paths: list[str] | None = None
     readonly_paths: list[str] | None = None
+    # Of other systems and of the past: here so that they are seen, and refused
+    cpu_count: int = 0
+    cpu_percent: int = 0
+    io_maximum_i_ops: int = msgspec.field(default=0, name="IOMaximumIOps")
+    io_maximum_bandwidth: int = msgspec.field(default=0, name="IOMaximumBandwidth")
+    kernel_memory_tcp: int = msgspec.field(default=0, name="KernelMemoryTCP")
 
 
 class EndpointIpamConfig(ApiStruct, frozen=True, kw_only=True):

@@ -84,7 +84,8 @@ class Mount:
     """A bind mount (named volumes are binds of their directory) or a tmpfs.
 
     ``options`` are mount options as mount(8) writes them beyond ro/rw: propagation of a bind ("rprivate",
-    "rshared"…), "size=64m" and "mode=1777" of a tmpfs. The target exists or is made by the driver.
+    "rshared"…), "rro" for one that is read-only with the mounts below its source, "size=64m" and "mode=1777"
+    of a tmpfs. The target exists or is made by the driver.
     """
 
     kind: MountKind
@@ -235,7 +236,7 @@ class TaskSpec:
     security: Security = Security()
     namespaces: Namespaces = Namespaces()
     sysctls: Mapping[str, str] = field(default_factory=dict)
-    shm_size_bytes: int = 64 * 1024 * 1024
+    shm_size_bytes: int = 64 * 1024 * 1024  # 0: no /dev/shm
     init: bool = False  # a small init (tini) as process 1, that forwards signals and reaps
     cgroup_parent: str = ""
     oom_score_adj: int = 0

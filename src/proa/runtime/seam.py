@@ -16,21 +16,42 @@ Rules that hold for every implementation:
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from proa.model.config import HostConfig
 from proa.model.ids import ContainerId, ExecId
 from proa.model.task import (
     ExitStatus,
+    Mount,
     NetworkKind,
     ProcessSpec,
     ProcessTable,
     Resources,
     RootfsKind,
+    Security,
     TaskSpec,
     TaskStats,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request to create a container, as a driver judges it: the API's own words, and what they mean."""
+
+    host: HostConfig
+    security: Security
+    mounts: tuple[Mount, ...]
+
+
+# The Docker Engine's sentence, for either hull.
+NO_WEIGHT = "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+
+
+def accept(asked: Asked) -> Sequence[str]:
+    """Judge that nothing more is refused, and nothing left out."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +63,8 @@ class Features:
         request that sets one of them to anything but its default.
     :ivar network_modes: accepted kinds of HostConfig.NetworkMode: "bridge" (any network), "none", "host",
         "container".
+    :ivar judge: raises InvalidParameter for what is not a field but a value in one, and returns a warning for
+        each limit that this host's kernel does not have, and that is left out as Docker leaves it out.
     """
 
     rootfs: RootfsKind
@@ -49,6 +72,7 @@ class Features:
     refused: dict[str, str]
     network_modes: Collection[str]
     min_memory_bytes: int
+    judge: Callable[[Asked], Sequence[str]] = accept
 
 
 class StreamId(enum.IntEnum):
@@ -166,9 +190,13 @@ class Task(Protocol):
         """List the processes inside as ``ps ps_args`` would. Raises WrongState, InvalidParameter."""
         ...
 
-    async def delete(self) -> None:
+    async def delete(self, *, keep_writes: bool = True) -> None:
         """Free all that belongs to the task: processes (killed if need be), cgroup, runtime state, files in
-        the exec root. The log stays. Idempotent."""
+        the exec root. The log stays. Idempotent.
+
+        :param keep_writes: False when the root file system and the log will be removed: a task that would
+            have to write them out first need not.
+        """
         ...
 
 

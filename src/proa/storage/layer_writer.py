@@ -15,67 +15,33 @@ Source: OCI image-spec, layer.md, media types; prctl(2), setrlimit(2).
 
 from __future__ import annotations
 
-import bz2
 import ctypes
 import errno
 import gc
 import hashlib
 import io
-import lzma
 import os
 import resource
 import signal
 import sys
-import zlib
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
+from proa.storage.decompression import (
+    CHUNK_BYTES,
+    HEAD_BYTES,
+    Decompressor,
+    decompressor_maker,
+    iter_chunks,
+)
 from proa.storage.erofs import ImageWriter
 from proa.storage.tar import BadTar, Stream, iter_entries
 from proa.storage.tree import Tree
 
 NOBODY = 65534  # owns no file that matters; the kernel's overflow uid
-READ_BYTES = 256 * 1024
-CHUNK_BYTES = 1024 * 1024  # decompressed at a time: a bomb shows its size before it has its memory
-ZSTD_WINDOW_LOG_MAX = 27  # 128 MiB, what the zstd program allows without --long
 INODE_BYTES = 1024  # of the image for each inode, at most: itself, its name of 255 bytes twice, its xattrs
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
-
-
-class Decompressor(Protocol):
-    """One member or frame. As in bz2, lzma and Python 3.14's compression.zstd."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
-class _Gzip:
-    """zlib's decompressor with the interface of the others."""
-
-    def __init__(self) -> None:
-        self._inner = zlib.decompressobj(wbits=31)
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._inner.unconsumed_tail
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
 
 
 class _Digester:
@@ -103,8 +69,7 @@ def main() -> None:
     """Run as described above, with the arguments of sys.argv."""
     blob, image, max_bytes, max_inodes, memory_bytes, cpu_s = (int(word) for word in sys.argv[1:7])
     gc.disable()  # a tree of up to a million nodes, none of it garbage: looking costs a tenth of the time
-    head = os.pread(blob, 6, 0)
-    maker = _decompressor_maker(head, sys.argv[7])
+    maker = decompressor_maker(os.pread(blob, HEAD_BYTES, 0), sys.argv[7])
     # A file of 2049 bytes takes a block; xattrs are in the tar as well.
     max_image_bytes = 2 * max_bytes + max_inodes * INODE_BYTES
     _confine(max_image_bytes=max_image_bytes, memory_bytes=memory_bytes, cpu_s=cpu_s)
@@ -126,8 +91,7 @@ def main() -> None:
 def _run(
     blob: int, image: int, maker: Callable[[], Decompressor] | None, *, max_bytes: int, max_inodes: int
 ) -> str:
-    source = _raw(blob) if maker is None else _decompressed(blob, maker)
-    digester = _Digester(source, max_bytes)
+    digester = _Digester(iter_chunks(blob, maker), max_bytes)
     stream = Stream(iter(digester))
     tree = Tree(max_inodes)
     with io.BufferedWriter(io.FileIO(image, "w", closefd=False), buffer_size=CHUNK_BYTES) as file:
@@ -185,60 +149,6 @@ def _confine(*, max_image_bytes: int, memory_bytes: int, cpu_s: int) -> None:
         os._exit(1)
     # After fork and exec fail with EAGAIN, for this uid and whatever it may become.
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-
-
-def _decompressor_maker(head: bytes, site_packages: str) -> Callable[[], Decompressor] | None:
-    """Choose by the first bytes; None when the stream is the tar itself.
-
-    Source: RFC 1952, 2.3.1; RFC 8878, 3.1.1; xz-file-format, 2.1.1.1; bzip2 manual.
-    """
-    if head.startswith(b"\x1f\x8b"):
-        return _Gzip
-    if head.startswith(b"BZh"):
-        return bz2.BZ2Decompressor
-    if head.startswith(b"\xfd7zXZ\0"):
-        return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)
-    if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
-        sys.path.append(site_packages)
-        from backports import zstd  # imported only when needed: it costs as much as all the rest
-
-        options = {int(zstd.DecompressionParameter.window_log_max): ZSTD_WINDOW_LOG_MAX}
-        return lambda: zstd.ZstdDecompressor(options=options)
-    return None
-
-
-def _raw(blob: int) -> Iterator[bytes]:
-    while chunk := os.read(blob, CHUNK_BYTES):
-        yield chunk
-
-
-def _decompressed(blob: int, maker: Callable[[], Decompressor]) -> Iterator[bytes]:
-    """Yield the contents of all members of a compressed stream, one after the other."""
-    inner = maker()
-    data = b""
-    while True:
-        if inner.eof:
-            # Another member, or padding, which gzip(1) ignores too.
-            data = inner.unused_data or os.read(blob, READ_BYTES)
-            if not data.strip(b"\0"):
-                return
-            inner = maker()
-        elif inner.needs_input and not data:
-            data = os.read(blob, READ_BYTES)
-            if not data:
-                raise BadTar("unexpected EOF in the compressed stream")
-        try:
-            chunk = inner.decompress(data, CHUNK_BYTES)
-        except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError) as error:
-            raise BadTar(f"the compressed stream is damaged: {error}") from error
-        except Exception as error:
-            # ZstdError is known only when its module is loaded.
-            if type(error).__name__ != "ZstdError":
-                raise
-            raise BadTar(f"the compressed stream is damaged: {error}") from error
-        data = b""
-        if chunk:
-            yield chunk
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import secrets
 import signal
 import sys
 import sysconfig
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,13 @@ import anyio.to_thread
 
 import proa
 from proa.host import process
-from proa.model.errors import DataLoss, InvalidParameter, NotFound, ToolFailed
+from proa.model.errors import DataLoss, EngineError, InvalidParameter, NotFound, ToolFailed
 from proa.model.ids import Digest, is_digest
 from proa.storage.erofs import VOLUME_NAME_LENGTH, VOLUME_NAME_OFFSET
 from proa.storage.layer_mounts import LayerMounts
 from proa.storage.overlay import open_merged
 
+WATCH_S = 0.2  # between two looks at a layer being added
 WAITING_S = 600  # for a slow disk to take a large layer
 ADDERS_MAX = max(2, os.cpu_count() or 1)  # children at a time; each keeps a processor busy
 # Without ``site`` a start takes 20 ms instead of 60; the modules used are the standard library's and ours.
@@ -92,18 +93,21 @@ class Layers:
         for leftover in self._incoming.iterdir():
             leftover.unlink()
 
-    async def add(self, blob: Path, *, expected: Digest | None = None) -> StoredLayer:
+    async def add(
+        self, blob: Path, *, expected: Digest | None = None, on_progress: Callable[[int], None] | None = None
+    ) -> StoredLayer:
         """Store the layer in ``blob``: a tar, plain or compressed with gzip, zstd, bzip2 or xz.
 
         Idempotent. Concurrent calls with the same ``expected`` share the work.
 
         :param expected: the diff id it must have.
+        :param on_progress: told now and then how many bytes of the blob have been read.
         :raises InvalidParameter: it is no whole tar archive, exceeds a limit, or has another diff id.
         :raises DataLoss: the blob is not there.
         :raises ToolFailed: the child failed for another reason, such as a full disk.
         """
         if expected is None:
-            return await self._add(blob, None)
+            return await self._add(blob, None, on_progress)
         while not self.exists(expected):
             running = self._adding.get(expected)
             if running is not None:
@@ -111,7 +115,7 @@ class Layers:
                 continue
             self._adding[expected] = anyio.Event()
             try:
-                return await self._add(blob, expected)
+                return await self._add(blob, expected, on_progress)
             finally:
                 self._adding.pop(expected).set()
         return self.get(expected)
@@ -187,7 +191,9 @@ class Layers:
 
     # --- adding ---
 
-    async def _add(self, blob: Path, expected: Digest | None) -> StoredLayer:
+    async def _add(
+        self, blob: Path, expected: Digest | None, on_progress: Callable[[int], None] | None
+    ) -> StoredLayer:
         async with self._adders, contextlib.AsyncExitStack() as undo:
             try:
                 source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
@@ -198,11 +204,34 @@ class Layers:
             image = os.open(incoming, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             undo.callback(incoming.unlink, missing_ok=True)
             undo.callback(os.close, image)
-            diff_id = await self._write(source, image)
+            if on_progress is None:
+                diff_id = await self._write(source, image)
+            else:
+                diff_id = await self._write_watched(source, image, on_progress)
             if expected is not None and diff_id != expected:
                 raise InvalidParameter(f"layer has diff id {diff_id}, expected {expected}")
             await anyio.to_thread.run_sync(self._keep, incoming, self.path(diff_id))
         return self.get(diff_id)
+
+    async def _write_watched(self, source: int, image: int, on_progress: Callable[[int], None]) -> Digest:
+        """Tell how far the child has come: it reads by our own open file, whose position is shared."""
+        written: Digest | EngineError
+
+        async def watch() -> None:
+            while True:
+                await anyio.sleep(WATCH_S)
+                on_progress(os.lseek(source, 0, os.SEEK_CUR))
+
+        async with anyio.create_task_group() as watching:
+            watching.start_soon(watch)
+            try:
+                written = await self._write(source, image)
+            except EngineError as error:
+                written = error
+            watching.cancel_scope.cancel()
+        if isinstance(written, EngineError):
+            raise written
+        return written
 
     async def _write(self, source: int, image: int) -> Digest:
         limits = self._limits

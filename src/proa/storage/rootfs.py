@@ -20,7 +20,8 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
 
 import anyio
@@ -64,6 +65,9 @@ class Roots:
         self._tasks = tasks
         self._disks = Disks(containers, size_bytes=writable_bytes)
         self._releasing: dict[ContainerId, anyio.Event] = {}
+        self._in_use: set[ContainerId] = set()  # by what runs from it
+        self._holders: Counter[ContainerId] = Counter()  # by who reads or writes its files
+        self._let_go: dict[ContainerId, anyio.Event] = {}  # set when the last holder leaves
         self._unmounting = anyio.CapacityLimiter(4)
         self._deleting = anyio.CapacityLimiter(1)  # a disk does not delete faster for being asked twice
         containers.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -78,22 +82,72 @@ class Roots:
         :raises NotFound: a layer is missing.
         :raises Internal: the host cannot mount it.
         """
-        while pending := self._releasing.get(container_id):
-            await pending.wait()
+        if kind is RootfsKind.DIRECTORY:
+            path = await self._ensure_mounted(container_id, layers)
+            self._in_use.add(container_id)
+            return DirectoryRootfs(path=path)
         home = self._containers / container_id
         home.mkdir(mode=0o711, exist_ok=True)
         try:
-            if kind is RootfsKind.DIRECTORY:
-                return self._prepare_directory(container_id, home, layers)
             return await self._prepare_block(home, layers)
         except OSError as error:
             raise Internal(f"root file system of {container_id}: {error}") from error
 
     async def release(self, container_id: ContainerId) -> None:
-        """Unmount, behind the caller's back; a mount still in use goes with its last user. Idempotent."""
+        """Unmount, behind the caller's back; a mount still in use goes with its last user. Idempotent.
+
+        A mount that is held stays: a second one of the same upper directory beside it would corrupt both.
+        """
+        self._in_use.discard(container_id)
+        if self._holders[container_id] > 0:
+            return
         if container_id not in self._releasing and self.path_of(container_id).exists():
             self._releasing[container_id] = anyio.Event()
             self._tasks.start_soon(self._unmount, container_id)
+
+    async def release_all_but(self, in_use: Collection[ContainerId]) -> None:
+        """Say what runs, at the start of the daemon; unmount what an earlier one had mounted for others."""
+        self._in_use = set(in_use)
+        for path in self._mounts.iterdir():
+            if path.name not in self._in_use:
+                await self.release(ContainerId(path.name))
+
+    @contextlib.asynccontextmanager
+    async def hold(self, container_id: ContainerId, layers: Sequence[Digest]) -> AsyncIterator[Path]:
+        """Have the container's directory mounted for the span of the block, whether it runs or not.
+
+        It may be started and end meanwhile; its removal takes its name at once and its files at the end.
+
+        :raises NotFound, Internal: as ``prepare``.
+        """
+        self._holders[container_id] += 1
+        self._let_go.setdefault(container_id, anyio.Event())
+        try:
+            yield await self._ensure_mounted(container_id, layers)
+        finally:
+            self._holders[container_id] -= 1
+            if self._holders[container_id] == 0:
+                del self._holders[container_id]
+                self._let_go.pop(container_id).set()
+                if container_id not in self._in_use:
+                    await self.release(container_id)
+
+    def upper_of(self, container_id: ContainerId) -> Path:
+        """Return the directory of what the container wrote; it is there once it has been prepared."""
+        return self._containers / container_id / "overlay" / "upper"
+
+    @contextlib.contextmanager
+    def open_below(self, layers: Sequence[Digest]) -> Iterator[int]:
+        """Give a descriptor of what the layers make together, for the span of the block; -1 without layers.
+
+        :raises NotFound: a layer is missing.
+        :raises OSError: the host cannot mount them.
+        """
+        if not layers:
+            yield -1
+            return
+        with self._layers.open_merged(layers) as merged:
+            yield merged
 
     async def remove(self, container_id: ContainerId) -> None:
         """Unmount, and delete all of the container's files. Returns at once: the files are out of the way,
@@ -101,10 +155,11 @@ class Roots:
         home = self._containers / container_id
         aside = self._containers / f"{_REMOVED}{container_id}-{secrets.token_hex(4)}"
         mounted = self.path_of(container_id)
+        self._in_use.discard(container_id)
         with contextlib.suppress(FileNotFoundError):
             home.rename(aside)
         if mounted.exists() or aside.exists():
-            self._tasks.start_soon(self._delete, aside, mounted)
+            self._tasks.start_soon(self._delete, aside, mounted, self._let_go.get(container_id))
 
     async def writable_bytes(self, container_id: ContainerId) -> int:
         """Return the bytes the container wrote (Engine API, SizeRw); 0 when nothing is there."""
@@ -121,12 +176,19 @@ class Roots:
 
     # --- machinery ---
 
-    def _prepare_directory(
-        self, container_id: ContainerId, home: Path, layers: Sequence[Digest]
-    ) -> DirectoryRootfs:
+    async def _ensure_mounted(self, container_id: ContainerId, layers: Sequence[Digest]) -> Path:
+        while pending := self._releasing.get(container_id):
+            await pending.wait()
         target = self.path_of(container_id)
-        if mount.is_mount_point(target):
-            return DirectoryRootfs(path=target)
+        try:
+            if not mount.is_mount_point(target):
+                self._mount(self._containers / container_id, layers, target)
+        except OSError as error:
+            raise Internal(f"root file system of {container_id}: {error}") from error
+        return target
+
+    def _mount(self, home: Path, layers: Sequence[Digest], target: Path) -> None:
+        home.mkdir(mode=0o711, exist_ok=True)
         target.mkdir(exist_ok=True)
         overlay = home / "overlay"
         overlay.mkdir(mode=0o700, exist_ok=True)
@@ -135,7 +197,6 @@ class Roots:
             directory.mkdir(mode=0o755, exist_ok=True)
         lowers = [self._layers.mount(diff_id) for diff_id in reversed(layers)]
         attach_overlay(lowers or [self._layers.empty], upper=upper, work=work, target=target)
-        return DirectoryRootfs(path=target)
 
     async def _prepare_block(self, home: Path, layers: Sequence[Digest]) -> BlockRootfs:
         files = tuple(self._layers.get_path(diff_id) for diff_id in layers)
@@ -156,7 +217,11 @@ class Roots:
         finally:
             self._releasing.pop(container_id).set()
 
-    async def _delete(self, path: Path, mounted: Path | None = None) -> None:
+    async def _delete(
+        self, path: Path, mounted: Path | None = None, let_go: anyio.Event | None = None
+    ) -> None:
+        if let_go is not None:
+            await let_go.wait()
         try:
             await anyio.to_thread.run_sync(_delete_tree, path, mounted, limiter=self._deleting)
         except OSError:

@@ -127,6 +127,12 @@ class Stream:
     def skip(self, count: int) -> None:
         self.pass_on(count, len)
 
+    def is_over(self) -> bool:
+        """Whether nothing follows."""
+        if self._at == len(self._chunk):
+            self._chunk, self._at = next(self._chunks, b""), 0
+        return self._at == len(self._chunk)
+
     def drain(self) -> None:
         """Read to the end: the digest covers what follows the archive's end as well."""
         self._at = len(self._chunk)

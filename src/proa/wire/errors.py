@@ -10,7 +10,7 @@ class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-class StreamError(msgspec.Struct, frozen=True, kw_only=True):
+class StreamError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: int = 0
     message: str = ""
 
@@ -26,5 +26,6 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, re
     progress: str = ""
     progress_detail: dict[str, int] | None = None
     stream: str = ""
+    aux: dict[str, str | int] | None = None  # for programs: what a push has made
     error: str = ""
     error_detail: StreamError | None = None

@@ -10,12 +10,15 @@ Source: Engine API 1.51, paths and operationId.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import quote
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Route:
+API_VERSION = "1.51"
+MIN_API_VERSION = "1.24"
+
+
+class Route(msgspec.Struct, frozen=True):
     """One method on one path, without the version prefix."""
 
     method: str

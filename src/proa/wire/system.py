@@ -9,10 +9,8 @@ from msgspec import UNSET, UnsetType
 from proa.model.config import ApiStruct
 from proa.wire.containers import ContainerSummary
 from proa.wire.images import ImageSummary
+from proa.wire.routes import API_VERSION, MIN_API_VERSION
 from proa.wire.volumes import Volume
-
-API_VERSION = "1.51"
-MIN_API_VERSION = "1.24"
 
 
 class PlatformName(ApiStruct, frozen=True, kw_only=True):
@@ -175,9 +173,3 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     scope: str = "local"
     time: int = 0  # Unix seconds
     time_nano: int = msgspec.field(default=0, name="timeNano")
-
-
-class AuthRequest(msgspec.Struct, frozen=True, kw_only=True):
-    username: str = ""
-    password: str = ""
-    serveraddress: str = ""

@@ -332,3 +332,16 @@ async def test_fsck_finds_no_fault(store: Store) -> None:
     rich_tree(tree)
     diff_id = await store.add(tar_of(tree))
     await process.run([FSCK or "", store.layers.path(diff_id)])
+
+
+async def test_progress_is_told_while_a_layer_is_read(store: Store, tmp_path: Path) -> None:
+    """How often depends on the machine; what is told is a place in the blob, and the end is the caller's."""
+    blob = tmp_path / "blob.tar"
+    blob.write_bytes(archive(*(member(b"f%d" % number, bytes(1_000_000)) for number in range(40))))
+    told: list[int] = []
+    await store.layers.add(blob, on_progress=told.append)
+    assert told == sorted(told)
+    assert all(0 <= position <= blob.stat().st_size for position in told)
+    blob.write_bytes(b"no tar" * 1000)
+    with pytest.raises(InvalidParameter, match="Error processing tar file"):
+        await store.layers.add(blob, on_progress=told.append)

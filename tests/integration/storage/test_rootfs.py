@@ -241,3 +241,69 @@ async def test_a_disk_that_a_power_cut_left_empty_is_made_anew(store: Store) -> 
     rootfs.writable.write_bytes(bytes(4096))
     await store.roots.prepare(ID, [], RootfsKind.BLOCK)
     check(rootfs.writable)
+
+
+class TestHolding:
+    """One mount for what runs and for who reads, gone with the last of them."""
+
+    async def test_what_does_not_run(self, store: Store) -> None:
+        base = await store.add(simple(f="1"))
+        async with store.roots.hold(ID, [base]) as root:
+            assert (root / "f").read_text() == "1"
+            async with store.roots.hold(ID, [base]) as again:
+                assert again == root
+            assert root in store.mounts()
+            (root / "g").write_text("2")
+        await gone(store, root)
+        async with store.roots.hold(ID, [base]) as root:
+            assert (root / "g").read_text() == "2"
+
+    async def test_it_starts_and_ends_meanwhile(self, store: Store) -> None:
+        base = await store.add(simple(f="1"))
+        async with store.roots.hold(ID, [base]) as root:
+            await store.roots.prepare(ID, [base], RootfsKind.DIRECTORY)
+            (root / "g").write_text("2")
+            await store.roots.release(ID)
+            await anyio.lowlevel.checkpoint()
+            assert store.mounts().count(root) == 1
+            assert (root / "g").read_text() == "2"
+        await gone(store, root)
+
+    async def test_it_still_runs_when_the_reader_leaves(self, store: Store) -> None:
+        base = await store.add(simple(f="1"))
+        async with store.roots.hold(ID, [base]) as root:
+            await store.roots.prepare(ID, [base], RootfsKind.DIRECTORY)
+        assert root in store.mounts()
+        await store.roots.release(ID)
+        await gone(store, root)
+
+    async def test_it_is_removed_meanwhile(self, store: Store) -> None:
+        base = await store.add(simple(f="1"))
+        containers = store.base / "containers"
+        async with store.roots.hold(ID, [base]) as root:
+            await store.roots.remove(ID)
+            assert not (containers / ID).exists()
+            assert (root / "f").read_text() == "1"
+        await gone(store, root)
+        with anyio.fail_after(10):
+            while list(containers.iterdir()):  # noqa: ASYNC110  # nobody tells us
+                await anyio.sleep(0.01)
+
+    async def test_what_a_dead_daemon_left_mounted(self, store: Store) -> None:
+        base = await store.add(simple(f="1"))
+        runs = await directory(store, [base], ID)
+        left = await directory(store, [base], OTHER)
+        await store.roots.release_all_but([ID])
+        await gone(store, left)
+        async with store.roots.hold(ID, [base]):
+            pass
+        assert runs in store.mounts()
+        await store.roots.release_all_but([])
+        await gone(store, runs)
+
+
+async def gone(store: Store, path: Path) -> None:
+    """Unmounting goes on behind."""
+    with anyio.fail_after(10):
+        while path in store.mounts():  # noqa: ASYNC110  # nobody tells us
+            await anyio.sleep(0.01)

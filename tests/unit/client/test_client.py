@@ -219,3 +219,12 @@ def test_a_refused_attach_is_an_api_error(client: Client, daemon: CannedDaemon) 
 def test_filters_are_written_for_every_daemon() -> None:
     assert json.loads(filters_query({"label": ["a=b", "c"]}) or "") == {"label": {"a=b": True, "c": True}}
     assert filters_query({}) is None
+
+
+def test_a_sibling_does_not_ask_for_the_version_again(client: Client, daemon: CannedDaemon) -> None:
+    daemon.answers["GET /version"] = reply(200, b"{}")
+    client.call(routes.VERSION, returns=Version)
+    asked = len(daemon.requests)
+    with client.sibling() as sibling:
+        sibling.call(routes.VERSION, returns=Version)
+    assert len(daemon.requests) == asked + 1

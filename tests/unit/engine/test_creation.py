@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from proa.model.errors import (
     NameInUse,
     NoSuchContainer,
     NoSuchImage,
-    NoSuchNetwork,
+    NotFound,
 )
 from proa.model.network import NetworkRequest
 from tests.support.engine import IMAGE, Daemon, Ground
@@ -58,7 +59,11 @@ async def test_the_record(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize(("count", "config"), [(1000, {}), (20, {"volumes": {"/data": Empty()}})])
-async def test_of_many_with_one_name_one_wins(ground: Ground, count: int, config: dict[str, object]) -> None:
+async def test_of_many_with_one_name_one_wins(
+    ground: Ground,
+    count: int,
+    config: dict[str, Any],  # Any: fields of ContainerConfig
+) -> None:
     async with ground.daemon() as daemon:
         won, lost = [], []
 
@@ -140,7 +145,7 @@ async def test_names_are_chosen(ground: Ground) -> None:
         ({"host": HostConfig(runtime="nope")}, InvalidParameter, "unknown or invalid runtime name: nope"),
         ({"host": HostConfig(runtime="runc")}, InvalidParameter, "runtime runc is not available.*: gone"),
         ({"host": HostConfig(runtime="crun", isolation="vm")}, InvalidParameter, "conflicting options"),
-        ({"host": HostConfig(network_mode="nope")}, NoSuchNetwork, "network nope not found"),
+        ({"host": HostConfig(network_mode="nope")}, InvalidParameter, "network nope not found"),
     ],
 )
 async def test_refusals_leave_nothing(
@@ -246,6 +251,22 @@ class TestNetworking:
         async with ground.daemon() as daemon:
             with pytest.raises(InvalidParameter, match=sentence):
                 await daemon.create(host=host, **config)
+
+
+async def test_an_image_of_another_platform(ground: Ground) -> None:
+    """Not found: a client pulls the one for this platform then."""
+    async with ground.daemon() as daemon:
+        create = partial(
+            daemon.engine.containers.create,
+            None,
+            ContainerConfig(image="busybox"),
+            HostConfig(),
+            NetworkingConfig(),
+        )
+        theirs, other = f"linux/{IMAGE.architecture}", "linux/s390x"
+        with pytest.raises(NotFound, match=rf"platform \({theirs}\) does not match .* \({other}\)"):
+            await create(platform=other)
+        await create(platform=theirs)
 
 
 async def test_a_platform_of_another_system(ground: Ground) -> None:

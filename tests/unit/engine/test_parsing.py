@@ -81,6 +81,12 @@ class TestLimits:
         assert security.seccomp == "unconfined"
         assert security.devices[0].container_path == "/dev/fuse"
 
+    def test_a_profile_is_taken_as_it_is(self) -> None:
+        profile = '{"defaultAction":"SCMP_ACT_ALLOW"}'
+        for separator in "=:":
+            security = limits.parse_security(HostConfig(security_opt=[f"seccomp{separator}{profile}"]))
+            assert security.seccomp == profile
+
     @pytest.mark.parametrize(
         ("host", "sentence"),
         [

@@ -196,6 +196,18 @@ def test_environment_gets_path_and_home() -> None:
     assert process_env(("PATH=/x", "HOME="), home="/root") == ["PATH=/x", "HOME="]
 
 
+def test_a_bind_is_read_only_with_all_below_it_when_asked() -> None:
+    mount = Mount(kind=MountKind.BIND, target="/a", source=Path("/a"), read_only=True, options=("rro",))
+    mounts = {entry["destination"]: entry for entry in build(FACTS, mounts=(mount,))["mounts"]}
+    assert mounts["/a"]["options"] == ["rbind", "rro", "rprivate"]
+
+
+def test_without_shared_memory() -> None:
+    mounts = [entry["destination"] for entry in build(FACTS, shm_size_bytes=0)["mounts"]]
+    assert "/dev/mqueue" in mounts
+    assert "/dev/shm" not in mounts
+
+
 def test_cgroup_lies_below_its_parent() -> None:
     assert cgroup_path(task_spec()) == f"/proa/{'ab' * 32}"
     assert cgroup_path(task_spec(cgroup_parent="/a/b/")) == f"/a/b/{'ab' * 32}"

@@ -74,12 +74,15 @@ def _system_mounts(spec: TaskSpec) -> list[Json]:
 
 def _ipc_mounts(namespaces: Namespaces, shm_size_bytes: int) -> list[Json]:
     hardened = ("nosuid", "noexec", "nodev")
+    queues = _mount("/dev/mqueue", "mqueue", "mqueue", *hardened)
+    if namespaces.ipc == "" and not shm_size_bytes:
+        return [queues]
     if namespaces.ipc == "host":
         # A host need not have /dev/mqueue mounted; in its IPC namespace a new mount shows the same queues.
         shm = _bind("/dev/shm", Path("/dev/shm"), *hardened)
     else:
         shm = _mount("/dev/shm", "tmpfs", "shm", *hardened, "mode=1777", f"size={shm_size_bytes}")
-    return [_mount("/dev/mqueue", "mqueue", "mqueue", *hardened), shm]
+    return [queues, shm]
 
 
 def _user_mount(mount: Mount) -> Json:
@@ -90,12 +93,12 @@ def _user_mount(mount: Mount) -> Json:
     if mount.source is None:
         raise InvalidParameter(f"invalid mount config for {mount.target}: no source")
     for option in others:
-        if option not in ("rbind", "bind"):
+        if option not in ("rbind", "bind", "rro"):
             raise InvalidParameter(f"invalid option {option!r} of the bind mount {mount.target}")
     return _bind(
         mount.target,
         mount.source,
-        "ro" if mount.read_only else "rw",
+        "rro" if "rro" in others else "ro" if mount.read_only else "rw",
         *(propagation or ["rprivate"]),
         recursive="bind" not in others,
     )

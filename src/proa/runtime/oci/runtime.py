@@ -14,6 +14,8 @@ import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -25,11 +27,12 @@ from proa.host.cgroup import Cgroup, ensure_hierarchies, get_hierarchies, unmoun
 from proa.host.watch import get_start_time, open_process
 from proa.model.errors import InvalidParameter, ToolFailed
 from proa.model.ids import ContainerId
-from proa.model.task import DirectoryRootfs, NetworkKind, RootfsKind, TaskSpec
+from proa.model.task import DirectoryRootfs, TaskSpec
 from proa.runtime.oci import conmon, failures
 from proa.runtime.oci.binary import SealedBinary
 from proa.runtime.oci.devices import find_devices
 from proa.runtime.oci.facts import get_facts
+from proa.runtime.oci.features import FEATURES, judge
 from proa.runtime.oci.filters import FilterCache
 from proa.runtime.oci.record import Home, Record
 from proa.runtime.oci.seccomp import Profile, parse_profile
@@ -38,28 +41,7 @@ from proa.runtime.oci.task import OciTask, Tools
 from proa.runtime.oci.user import find_user
 from proa.runtime.seam import Features
 
-MIN_MEMORY_BYTES = 6 * 1024 * 1024  # Docker's own
 PROBE_TIMEOUT_S = 10.0
-
-_NO_THROTTLING = "limits of single block devices are not passed on yet"
-FEATURES = Features(
-    rootfs=RootfsKind.DIRECTORY,
-    network=NetworkKind.NAMESPACE,
-    refused={
-        "HostConfig.DeviceRequests": "there is no driver for device requests (GPUs)",
-        "HostConfig.UsernsMode": "user namespaces are not remapped",
-        "HostConfig.StorageOpt": "the writable layer has no quota",
-        "HostConfig.CpuRealtimePeriod": "real-time scheduling of cgroups is not passed on",
-        "HostConfig.CpuRealtimeRuntime": "real-time scheduling of cgroups is not passed on",
-        "HostConfig.BlkioWeightDevice": _NO_THROTTLING,
-        "HostConfig.BlkioDeviceReadBps": _NO_THROTTLING,
-        "HostConfig.BlkioDeviceWriteBps": _NO_THROTTLING,
-        "HostConfig.BlkioDeviceReadIOps": _NO_THROTTLING,
-        "HostConfig.BlkioDeviceWriteIOps": _NO_THROTTLING,
-    },
-    network_modes=frozenset({"bridge", "none", "host", "container"}),
-    min_memory_bytes=MIN_MEMORY_BYTES,
-)
 
 
 class OciRuntime:
@@ -95,6 +77,7 @@ class OciRuntime:
             facts=get_facts(self._hierarchies),
             tasks=tasks,
         )
+        self._features = replace(FEATURES, judge=partial(judge, self._tools.facts))
 
     @property
     def name(self) -> str:
@@ -102,7 +85,7 @@ class OciRuntime:
 
     @property
     def features(self) -> Features:
-        return FEATURES
+        return self._features
 
     async def create(self, spec: TaskSpec) -> OciTask:
         """Make the container; it waits for ``start``."""

@@ -19,13 +19,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections import deque
 from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
 
 from proa.model.errors import Unavailable, WrongState
+from proa.runtime.output import OutputQueue
 from proa.runtime.seam import StreamId
 
 PACKET_MAX_BYTES = 8192  # conmon takes up to 32 KiB of input at once and sends 8 KiB and the first byte
@@ -175,37 +175,25 @@ class OciStdio:
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
-        self._pieces: deque[tuple[StreamId, bytes]] = deque()
-        self._unread_bytes = 0
-        self._changed = anyio.Event()
-        self._is_finished = False
-        self._is_closed = False
+        self._output = OutputQueue()
         self._has_fed = False
 
     async def receive(self) -> tuple[StreamId, bytes]:
         """Return the next piece of output. Raises EndOfStream, ClosedResourceError after ``aclose``."""
-        while not self._pieces:
-            if self._is_closed:
-                raise anyio.ClosedResourceError
-            if self._is_finished:
-                raise anyio.EndOfStream
-            self._changed = anyio.Event()
-            await self._changed.wait()
-        stream, data = self._pieces.popleft()
-        self._unread_bytes -= len(data)
+        piece = await self._output.receive()
         self._streams.has_read()
-        return stream, data
+        return piece
 
     async def send(self, data: bytes) -> None:
         """Write to standard input. Raises BrokenResourceError when nobody will read it."""
-        if self._is_closed:
+        if self._output.is_closed:
             raise anyio.ClosedResourceError
         self._has_fed = True
         await self._streams.send(data)
 
     async def send_eof(self) -> None:
         """Tell that no input follows; ends the input where that is up to a client. Idempotent."""
-        if not self._is_closed:
+        if not self._output.is_closed:
             self._has_fed = True
             await self._streams.end_input()
 
@@ -216,11 +204,9 @@ class OciStdio:
 
     def close_now(self) -> None:
         """``aclose`` for those who cannot wait."""
-        if self._is_closed:
+        if self._output.is_closed:
             return
-        self._is_closed = True
-        self._pieces.clear()
-        self._changed.set()
+        self._output.close()
         if self._has_fed:
             self._streams.end_input_now()
         self._streams.leave(self)
@@ -229,18 +215,15 @@ class OciStdio:
 
     def put(self, stream: StreamId, data: bytes) -> None:
         """Another piece has come."""
-        self._pieces.append((stream, data))
-        self._unread_bytes += len(data)
-        self._changed.set()
+        self._output.put(stream, data)
 
     def finish(self) -> None:
         """No more will come."""
-        self._is_finished = True
-        self._changed.set()
+        self._output.finish()
 
     def is_full(self) -> bool:
         """Whether it has as much unread as it may."""
-        return self._unread_bytes >= WINDOW_BYTES
+        return self._output.waiting_bytes() >= WINDOW_BYTES
 
 
 async def _connect(directory: Path) -> socket.socket:

@@ -131,8 +131,8 @@ class OciTask:
         if self._ended.is_set() or self._first is None or not self._first.send_signal(signal):
             raise WrongState(f"container {self._id} is not running")
 
-    async def delete(self) -> None:
-        """Free everything but the log."""
+    async def delete(self, *, keep_writes: bool = True) -> None:
+        """Free everything but the log. What was written is on the host already."""
         async with self._deleting:
             if not self._ended.is_set():
                 await self._end()

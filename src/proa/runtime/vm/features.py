@@ -9,9 +9,12 @@ Source: Engine API 1.51, HostConfig.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+from proa.host.cgroup import get_hierarchies
 from proa.model.errors import FeatureMissing
-from proa.model.task import MountKind, NetworkKind, RootfsKind, TaskSpec
-from proa.runtime.seam import Features
+from proa.model.task import Mount, MountKind, NetworkKind, RootfsKind, Security, TaskSpec
+from proa.runtime.seam import NO_WEIGHT, Asked, Features
 
 NAME = "vm"
 MIN_MEMORY_BYTES = 6 * 1024 * 1024  # Docker's own: the guest gets what its kernel needs on top
@@ -38,7 +41,21 @@ REFUSED: dict[str, str] = {
     "HostConfig.CpuRealtimeRuntime": "QEMU's threads are not real-time tasks",
     "HostConfig.OomKillDisable": "a guest whose memory is used up must be able to end processes",
     "HostConfig.MemorySwappiness": "a virtual machine has no swap",
+    "HostConfig.StorageOpt": "the size of the writable disk cannot be chosen",
 }
+_SHARED_PROPAGATION = ("shared", "rshared", "slave", "rslave")
+
+
+def judge(asked: Asked) -> Sequence[str]:
+    """Refuse what is not a field but a value in one; warn of a weight that the kernel does not know."""
+    _check_values(asked.mounts, asked.security)
+    for spec in asked.host.mounts or ():
+        if spec.bind_options and spec.bind_options.read_only_non_recursive:
+            raise FeatureMissing(
+                NAME, "BindOptions.ReadOnlyNonRecursive", "a read-only share is read-only as a whole"
+            )
+    return (NO_WEIGHT,) if asked.host.blkio_weight and not get_hierarchies().weighs_io else ()
+
 
 FEATURES = Features(
     rootfs=RootfsKind.BLOCK,
@@ -46,24 +63,27 @@ FEATURES = Features(
     refused=REFUSED,
     network_modes=frozenset({"bridge", "none"}),
     min_memory_bytes=MIN_MEMORY_BYTES,
+    judge=judge,
 )
 
-_SHARED_PROPAGATION = ("shared", "rshared", "slave", "rslave")
 
-
-def check(spec: TaskSpec) -> None:
-    """Raise FeatureMissing for what is not a field of HostConfig but a value in one."""
-    for mount in spec.mounts:
+def _check_values(mounts: Iterable[Mount], security: Security) -> None:
+    for mount in mounts:
         if mount.kind is MountKind.BIND:
             for option in mount.options:
                 if option in _SHARED_PROPAGATION:
                     raise FeatureMissing(
                         NAME, f"bind propagation {option}", "mounts do not propagate between two kernels"
                     )
-    if spec.security.seccomp not in ("", "unconfined"):
+    if security.seccomp not in ("", "unconfined"):
         raise FeatureMissing(
             NAME, "a seccomp profile", "the guest's kernel, not a filter, keeps the workload from the host"
         )
+
+
+def check(spec: TaskSpec) -> None:
+    """Raise FeatureMissing for a task that should have been refused when its container was created."""
+    _check_values(spec.mounts, spec.security)
     if spec.security.devices or spec.security.device_cgroup_rules:
         raise FeatureMissing(NAME, "HostConfig.Devices", _HOST_DEVICE)
     spaces = spec.namespaces

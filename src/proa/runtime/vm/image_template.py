@@ -25,6 +25,7 @@ import logging
 import os
 import secrets
 import shutil
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,12 +51,12 @@ from proa.runtime.vm.template import (
     Template,
     Templates,
     load_state,
+    remove_least_used,
     remove_traces,
     save_state,
     synchronise,
 )
 
-KEPT = 8  # the least used goes first
 STARTS = 2  # an image that is started once may not come again
 _PREPARE_TIMEOUT_S = 60.0  # 0.2 s here
 
@@ -218,16 +219,16 @@ class ImageTemplates:
                 kept.append(directory)
             else:
                 shutil.rmtree(directory, ignore_errors=True)
-        kept.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        for directory in kept[KEPT:]:
-            shutil.rmtree(directory, ignore_errors=True)
+        remove_least_used(kept)
 
 
 async def _prepare(control: Path, layers: LayersDisk) -> None:
     channel = await Channel.connect(control, Deaf())
     try:
         await channel.request(
-            FrameType.PREPARE, messages.prepare(layers.extents), timeout_s=_PREPARE_TIMEOUT_S
+            FrameType.PREPARE,
+            messages.prepare(layers.extents, now_ns=time.time_ns()),
+            timeout_s=_PREPARE_TIMEOUT_S,
         )
     finally:
         channel.close()

@@ -110,10 +110,15 @@ def configure(
     return b"".join(parts)
 
 
-def prepare(layers: Sequence[LayerExtent]) -> bytes:
+def prepare(layers: Sequence[LayerExtent], *, now_ns: int) -> bytes:
     """The part of CONFIGURE and START that all usual new containers of an image share."""
     disks = text(Key.LAYERS_DISK, _LAYERS_DISK) + text(Key.WRITABLE_DISK, _NEW_DISK)
-    return disks + _layers(layers) + _restricted(privileges.MASKED_PATHS, privileges.READONLY_PATHS)
+    return (
+        clock(now_ns)
+        + disks
+        + _layers(layers)
+        + _restricted(privileges.MASKED_PATHS, privileges.READONLY_PATHS)
+    )
 
 
 def _restricted(masked: Iterable[str], readonly: Iterable[str]) -> bytes:

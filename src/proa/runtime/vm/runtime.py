@@ -7,6 +7,7 @@ Source: proa.runtime.seam.Runtime.
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -157,8 +158,12 @@ class VmRuntime:
     def _check_taps(self, spec: TaskSpec) -> None:
         """QEMU would make a tap that is not there, without a network behind it."""
         for interface in spec.network.interfaces:
-            if not Path("/sys/class/net", interface.device).exists():
-                raise Unavailable(f"the network device {interface.device} of the virtual machine is missing")
+            try:
+                socket.if_nametoindex(interface.device)
+            except OSError as error:
+                raise Unavailable(
+                    f"the network device {interface.device} of the virtual machine is missing"
+                ) from error
 
 
 def _find_process(recorded: Pid | None) -> HostProcess | None:

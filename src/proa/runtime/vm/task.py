@@ -131,12 +131,12 @@ class VmTask:
             self._home.write_exit(KILLED)
             self._clone.process.kill()
 
-    async def delete(self) -> None:
+    async def delete(self, *, keep_writes: bool = True) -> None:
         with anyio.CancelScope(shield=True):
             if self._is_deleted:
                 return
             self._is_deleted = True
-            if isinstance(self._outcome, ExitStatus):
+            if isinstance(self._outcome, ExitStatus) and keep_writes:
                 # Killed now, the guest would lose what it has not yet written.
                 with anyio.move_on_after(SYNC_TIMEOUT_S):
                     await self._settled.wait()

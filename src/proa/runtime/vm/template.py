@@ -215,9 +215,7 @@ class Templates:
                 fitting.append(directory)
             else:
                 shutil.rmtree(directory, ignore_errors=True)
-        fitting.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        for directory in fitting[KEPT:]:
-            shutil.rmtree(directory, ignore_errors=True)
+        remove_least_used(fitting)
 
 
 async def load_state(monitor_socket: Path, state_fd: int) -> None:
@@ -298,6 +296,13 @@ def _processor() -> str:
     kept = ("model name", "flags", "Features")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return "\n".join(sorted({line for line in lines if line.partition("\t")[0].rstrip(" :") in kept}))
+
+
+def remove_least_used(directories: list[Path]) -> None:
+    """Remove all but the KEPT templates that were used last."""
+    directories.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for directory in directories[KEPT:]:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def remove_traces(directory: Path) -> None:

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What no hull honours: refused when a container is created, so that nothing is dropped in silence.
+
+What one hull honours and another does not is in the drivers' feature records (``isolation``).
+docs/reference/options.md lists every option; a test holds that page and this code together.
+
+Source: Engine API 1.51, ContainerConfig, HostConfig, EndpointSettings; the sentences about modes are the
+Docker Engine's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from proa.model.config import (
+    ContainerConfig,
+    EndpointIpamConfig,
+    EndpointSettings,
+    HealthConfig,
+    HostConfig,
+    NetworkingConfig,
+)
+from proa.model.errors import InvalidParameter
+
+_WINDOWS = "it is for Windows containers only"
+_LINKS = "on a user-defined network containers find each other by name"
+_REFUSED_HOST = {
+    "Cgroup": "a container cannot join another's cgroup",
+    "Links": _LINKS,
+    "CpuCount": _WINDOWS,
+    "CpuPercent": _WINDOWS,
+    "IOMaximumIOps": _WINDOWS,
+    "IOMaximumBandwidth": _WINDOWS,
+    "KernelMemoryTCP": "the kernel counts it with the other memory",
+}
+_REFUSED_ENDPOINT = {
+    "Links": _LINKS,
+    "DriverOpts": "the bridge driver has no options for single endpoints",
+    "GwPriority": "the default route is that of the container's first network",
+}
+_REFUSED_IPAM = {
+    "IPv6Address": "networks have no IPv6 yet",
+    "LinkLocalIPs": "containers get no link-local addresses",
+}
+# HostConfig field: (values without a colon, whether container:X is one, what Docker calls it)
+_MODES = {
+    "PidMode": (("", "host"), True, "PID mode"),
+    "IpcMode": (("", "none", "private", "shareable", "host"), True, "IPC mode"),
+    "UTSMode": (("", "host"), False, "UTS mode"),
+    "CgroupnsMode": (("", "private", "host"), False, "cgroup namespace mode"),
+}
+_LOG_OPTIONS = frozenset(
+    {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag"}
+)
+
+
+def check_supported(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig) -> None:
+    """Raise InvalidParameter for an option that is not honoured in any hull.
+
+    :param config: the user's own; what an image says beside it is ``unheeded_of_image``'s matter.
+    """
+    if is_health_check(config.healthcheck):
+        raise _refusal("Healthcheck", "health checks are not run yet")
+    _check_fields("HostConfig", host, HostConfig(), _REFUSED_HOST)
+    _check_modes(host)
+    _check_log_options(host)
+    for name, endpoint in (networking.endpoints_config or {}).items():
+        if endpoint is None:
+            continue
+        where = f"EndpointsConfig[{name}]"
+        _check_fields(where, endpoint, EndpointSettings(), _REFUSED_ENDPOINT)
+        if endpoint.ipam_config:
+            _check_fields(f"{where}.IPAMConfig", endpoint.ipam_config, EndpointIpamConfig(), _REFUSED_IPAM)
+
+
+def unheeded_of_image(asked: ContainerConfig, image: ContainerConfig) -> tuple[str, ...]:
+    """Return warnings about what the image wants and does not get. It is no reason to refuse the image."""
+    if asked.healthcheck is None and is_health_check(image.healthcheck):
+        return ("The image's HEALTHCHECK is not run: health checks are not supported yet",)
+    return ()
+
+
+def is_health_check(check: HealthConfig | None) -> bool:
+    """Tell whether there is something to run: an empty test inherits, NONE is none."""
+    return check is not None and bool(check.test) and check.test != ["NONE"]
+
+
+def _check_fields(
+    where: str, given: msgspec.Struct, neutral: msgspec.Struct, refused: dict[str, str]
+) -> None:
+    plain: dict[str, Any] = msgspec.to_builtins(given)  # Any: JSON of the structure
+    default: dict[str, Any] = msgspec.to_builtins(neutral)
+    for key, reason in refused.items():
+        if plain[key] and plain[key] != default[key]:
+            raise _refusal(f"{where}.{key}", reason)
+
+
+def _check_modes(host: HostConfig) -> None:
+    plain: dict[str, Any] = msgspec.to_builtins(host)  # Any: JSON of the structure
+    for key, (words, joins, title) in _MODES.items():
+        mode = str(plain[key])
+        kind, _, ref = mode.partition(":")
+        if mode not in words and not (joins and kind == "container" and ref):
+            raise InvalidParameter(f"invalid {title}: {mode}")
+
+
+def _check_log_options(host: HostConfig) -> None:
+    for option in host.log_config.config or {}:
+        if option in _LOG_OPTIONS:
+            raise _refusal(f"log option {option}", "logs are not rotated or labelled yet")
+        raise InvalidParameter(
+            f"unknown log opt '{option}' for {host.log_config.type or 'json-file'} log driver"
+        )
+
+
+def _refusal(option: str, reason: str) -> InvalidParameter:
+    return InvalidParameter(f"{option} is not supported: {reason}")

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's command line: registries."""
+
+from __future__ import annotations
+
+import pytest
+
+from proa.daemon.config import parse_config
+
+
+def test_registries() -> None:
+    config = parse_config(
+        [
+            *("--registry-mirror", "https://mirror.example/path"),
+            *("--insecure-registry", "Lab.example:5000"),
+            *("--insecure-registry", "10.0.0.0/8"),
+            *("--insecure-registry", "http://old.example/"),
+        ]
+    )
+    assert config.registries.mirrors == ("https://mirror.example/path/",)
+    assert config.registries.insecure == ("lab.example:5000", "10.0.0.0/8", "old.example")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--registry-mirror", "mirror.example"),
+        ("--registry-mirror", "ftp://mirror.example"),
+        ("--registry-mirror", "https://user@mirror.example"),
+        ("--registry-mirror", "https://mirror.example/?a=b"),
+        ("--insecure-registry", ""),
+        ("--insecure-registry", "host/path"),
+        ("--insecure-registry", "10.0.0.0/99"),
+        ("--insecure-registry", "host:99999"),
+    ],
+)
+def test_what_makes_no_sense(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_config([option, value])
+    assert "invalid" in capsys.readouterr().err

@@ -120,12 +120,7 @@ def build_engine(
         images=images,
         volumes=volumes,
         networks=Networks(
-            store=stores.networks,
-            registry=registry,
-            units=units,
-            hulls=hulls,
-            launcher=launcher,
-            events=events,
+            store=stores.networks, registry=registry, units=units, launcher=launcher, events=events
         ),
         registries=registries,
         system=System(

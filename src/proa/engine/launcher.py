@@ -21,7 +21,7 @@ from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
 from proa.engine.taskspec import build_task_spec
 from proa.engine.unit import Unit
-from proa.model.errors import EngineError, InvalidParameter, WrongState
+from proa.model.errors import EngineError, FeatureMissing, InvalidParameter, WrongState
 from proa.model.network import Endpoint, PublishedPort
 from proa.model.task import Namespaces, NetworkAttachment, NetworkKind
 from proa.network.attach import Attached
@@ -90,6 +90,15 @@ class Launcher:
                     await step()
                 except (EngineError, OSError):
                     log.exception("taking down container %s", container.id)
+
+    def check_live_networks(self, container: Container) -> None:
+        """Raise FeatureMissing for a running container whose networks cannot change."""
+        if self._hulls[container.runtime].features.network is not NetworkKind.NAMESPACE:
+            raise FeatureMissing(
+                container.runtime,
+                "connecting or disconnecting a running container",
+                "its network cards are fixed when it starts: stop it, change them, and start it again",
+            )
 
     async def update_files(self, task: Task, before: Container, after: Container) -> None:
         """Make a running container's /etc/hosts and /etc/resolv.conf tell of the networks it is on now.

@@ -13,16 +13,14 @@ from msgspec.structs import replace as replace_struct
 from proa.engine.container import Container
 from proa.engine.events import EventBus
 from proa.engine.filters import Filters, check_filters, match_labels, match_text, parse_bool, parse_until_ns
-from proa.engine.isolation import Hulls
 from proa.engine.launcher import Launcher
 from proa.engine.networking import endpoint_requests
 from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
 from proa.engine.unit import Unit, Units
 from proa.model.config import EndpointSettings
-from proa.model.errors import EngineError, FeatureMissing, Forbidden, InvalidParameter, NotFound
+from proa.model.errors import EngineError, Forbidden, InvalidParameter, NotFound
 from proa.model.network import Endpoint, Network, NetworkRequest
-from proa.model.task import NetworkKind
 from proa.network.networks import Networks as NetworkStore
 
 log = logging.getLogger(__name__)
@@ -47,11 +45,9 @@ class Networks:
         store: NetworkStore,
         registry: Registry,
         units: Units,
-        hulls: Hulls,
         launcher: Launcher,
         events: EventBus,
     ) -> None:
-        self._hulls = hulls
         self._launcher = launcher
         self._store = store
         self._registry = registry
@@ -130,7 +126,7 @@ class Networks:
             *_others, wanted = endpoint_requests(networking)
             connected = replace(container, networking=networking)
             if container.is_alive:
-                self._check_live(container)
+                self._launcher.check_live_networks(container)
                 ports = parse_ports(container.config, container.host_config)
                 attached = await self._store.connect(container.id, wanted, ports)
                 connected = replace(connected, endpoints=attached.endpoints, ports=attached.ports)
@@ -158,21 +154,13 @@ class Networks:
             networking = {name: value for name, value in container.networking.items() if name != network.name}
             disconnected = replace(container, networking=networking)
             if container.is_alive:
-                self._check_live(container)
+                self._launcher.check_live_networks(container)
                 if any(endpoint.network_id == network.id for endpoint in container.endpoints):
                     attached = await self._store.disconnect(container.id, network.id)
                     disconnected = replace(disconnected, endpoints=attached.endpoints, ports=attached.ports)
             self._registry.put(disconnected)
             await self._tell_of_change(unit, container, disconnected)
         self._publish("disconnect", network, container=container.id)
-
-    def _check_live(self, container: Container) -> None:
-        if self._hulls[container.runtime].features.network is not NetworkKind.NAMESPACE:
-            raise FeatureMissing(
-                container.runtime,
-                "connecting or disconnecting a running container",
-                "its network cards are fixed when it starts: stop it, change them, and start it again",
-            )
 
     async def _tell_of_change(self, unit: Unit, before: Container, after: Container) -> None:
         """Change the container's own files; it is on its networks even when they cannot be."""

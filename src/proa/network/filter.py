@@ -32,6 +32,7 @@ class Filter:
         self._copies: tuple[tuple[str, str], ...] = ()
         self._left_out: tuple[str, ...] = ()
         self._copied_from: str = ""
+        self._dropping: tuple[str, ...] = ()
         try:
             self._nft = Nftables()
         except OSError as error:
@@ -47,10 +48,14 @@ class Filter:
         published = [port for record in records for port in published_of(record)]
         try:
             self._nft.run(self._tables(networks, published))
-            if self._copies:
-                self._nft.run(self._claim(published))
         except NftError as error:
             raise Internal(f"cannot write the packet filter's rules: {error}") from error
+        try:
+            if self._copies:
+                self._nft.run(self._claim(published))
+        except NftError:
+            # They went with a flush; the watch makes them again.
+            self._copies, self._copied_from = (), ""
 
     def follow_host(self) -> None:
         """See to it that our tables are there, and that published ports obey the host's input rules.
@@ -66,6 +71,7 @@ class Filter:
                 _log.warning("somebody has removed the packet filter's rules; writing them again")
                 self.rebuild()
             self._copy_host(ruleset, names)
+            self._warn_of_policy(ruleset)
         except (NftError, EngineError) as error:
             _log.warning("cannot follow the host's packet filter: %s", error)
 
@@ -77,6 +83,17 @@ class Filter:
             if "rule" in entry and entry["rule"]["table"] == self._name
         ]
         return "publish" in chains and ("forward" in chains or not self._catalog.bridged())
+
+    def _warn_of_policy(self, ruleset: Sequence[host_rules.Json]) -> None:
+        """Tell once of a host that forwards nothing unless told to: its word is the last."""
+        dropping = host_rules.dropping_tables(ruleset, self._name)
+        if dropping and dropping != self._dropping:
+            _log.warning(
+                "table %s drops what this host forwards: containers reach nothing and published ports do not "
+                "answer unless a rule there accepts it (docs/reference/networks.md)",
+                ", ".join(dropping),
+            )
+        self._dropping = dropping
 
     def _copy_host(self, ruleset: Sequence[host_rules.Json], names: set[tuple[str, str]]) -> None:
         published = [port for record in self._catalog.records() for port in published_of(record)]

@@ -70,6 +70,18 @@ def claim_text(names: Iterable[tuple[str, str]], published: Sequence[Published])
     return "".join(lines)
 
 
+def dropping_tables(ruleset: Sequence[Json], prefix: str) -> tuple[str, ...]:
+    """Return the foreign tables that drop by default what the host forwards."""
+    chains = [entry["chain"] for entry in ruleset if "chain" in entry]
+    return tuple(
+        f"{chain['family']} {chain['table']}"
+        for chain in chains
+        if chain.get("hook") == "forward"
+        and chain.get("policy") == "drop"
+        and not chain["table"].startswith(prefix)
+    )
+
+
 class _CannotCopyError(Exception):
     pass
 

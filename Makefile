@@ -6,7 +6,7 @@ LIB := $(VENV)/lib/proa
 PYTHON := $(VENV)/bin/python
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-tools check setup install unit integration e2e bench clean help
+.PHONY: demo test test-tools check setup install unit integration e2e conformance bench clean help
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,6 +15,7 @@ demo: setup ## the main job: one image in both hulls, then the comparison
 	@setup/demo.sh $(VENV)
 
 test: setup check test-tools ## the whole test suite
+	@setup/clients.sh $(VENV)
 	$(PYTHON) -m pytest -q tests
 
 check: setup ## lint, types, import rules, size rules
@@ -42,6 +43,10 @@ integration: setup test-tools ## tests of single packages with the real kernel a
 
 e2e: setup test-tools ## the daemon with our command line and the docker CLI
 	$(PYTHON) -m pytest -q tests/e2e
+
+conformance: setup ## the clients of the Engine API, and the table of the readme made of their results
+	@setup/docker-cli.sh $(VENV) && setup/clients.sh $(VENV)
+	$(PYTHON) -m pytest -q tests/conformance; status=$$?; $(PYTHON) -m tests.conformance.table; exit $$status
 
 bench: setup ## compare with Debian's docker.io, in one run
 	@bench/run.sh $(VENV)

@@ -35,6 +35,7 @@ class Daemon:
     """Starts and ends a proa daemon, and runs clients against it."""
 
     options: Sequence[str] = ()
+    wrapper: Sequence[str] = ()  # a command that becomes the daemon it is given, in the same process
     base: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="pt-", dir="/tmp")))
     process: subprocess.Popen[bytes] | None = None
 
@@ -61,6 +62,7 @@ class Daemon:
     def start(self) -> None:
         """Start it and wait until it listens."""
         command = [
+            *self.wrapper,
             sys.executable,
             "-m",
             "proa.daemon",

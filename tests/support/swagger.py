@@ -18,6 +18,7 @@ DEVIATIONS = frozenset(
         "HostConfig.MemorySwappiness: null",  # dockerd writes these two as null as well: Go pointers
         "HostConfig.OomKillDisable: null",
         "$.ExitCode: null",  # of an exec that has not ended; dockerd too
+        "$.ContainerConfig: not in the description",  # of an image, for docker-compose 1.29
         # proa's own choice of hull
         "$.Isolation: 'container' is none of ['default', 'hyperv', 'process', '']",
     }
@@ -70,7 +71,7 @@ def check_answer(method: str, path: str, status: int, body: Any) -> list[str]:
 
 def problems(schema: Schema, value: Any, where: str) -> Iterator[str]:
     """Yield every deviation: wrong types, missing required keys, keys the description does not know."""
-    schema = _resolve(schema)
+    schema = resolve(schema)
     if value is None:
         if schema.get("type") in ("string", "integer", "number", "boolean") and not schema.get("x-nullable"):
             yield f"{where}: null"
@@ -111,15 +112,15 @@ def _object_problems(schema: Schema, value: Any, where: str) -> Iterator[str]:
             yield f"{where}.{name}: not in the description"
 
 
-def _resolve(schema: Schema) -> Schema:
+def resolve(schema: Schema) -> Schema:
     """Follow references and merge what ``allOf`` joins."""
     if reference := schema.get("$ref"):
         target = description()["definitions"][reference.removeprefix("#/definitions/")]
-        return _resolve({**target, **({"x-nullable": True} if schema.get("x-nullable") else {})})
+        return resolve({**target, **({"x-nullable": True} if schema.get("x-nullable") else {})})
     if "allOf" not in schema:
         return schema
     merged: Schema = {"type": "object", "properties": {}, "required": []}
-    for part in map(_resolve, schema["allOf"]):
+    for part in map(resolve, schema["allOf"]):
         merged["properties"] |= part.get("properties", {})
         merged["required"] = [*merged["required"], *part.get("required", ())]
         if "additionalProperties" in part:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from proa import __version__
+from proa.api.absent import AbsentRoutes
 from proa.api.application import Application
 from proa.api.container_streams import Backend as ContainerStreamBackend
 from proa.api.container_streams import ContainerStreamRoutes
@@ -75,6 +76,7 @@ def build_app(engine: Engine) -> Application:
     VolumeRoutes(engine.volumes).register(router)
     NetworkRoutes(engine.networks).register(router)
     RefusedRoutes().register(router)
+    AbsentRoutes().register(router)
     missing = set(ROUTES.values()) - router.routes
     if missing:
         raise AssertionError(f"routes without a handler: {sorted(route.path for route in missing)}")

@@ -31,6 +31,10 @@ class Application:
         )
 
     @property
+    def router(self) -> Router:
+        return self._router
+
+    @property
     def headers(self) -> Sequence[tuple[bytes, bytes]]:
         """Headers of every answer; clients negotiate the version by the first."""
         return self._headers

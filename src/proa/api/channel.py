@@ -3,8 +3,8 @@
 
 anyio's own socket stream is not used because its receive, when it is cancelled in the moment data arrives,
 leaves a callback that fails noisily (anyio 4.16: ``add_reader(f.set_result)`` on a cancelled future), and
-watching for a client's leaving is cancelled all day long. A TLS stream will be another class of the same
-shape.
+watching for a client's leaving is cancelled all day long. TLS is another class of the same shape
+(``proa.api.tls``).
 
 The client's end of its direction is not its leaving: whether it has left is asked of the socket, because a
 client that waits for output sends nothing that could tell.
@@ -33,7 +33,7 @@ class Channel(Protocol):
         """Write all of it. Raises anyio.BrokenResourceError when the client is gone."""
         ...
 
-    def send_eof(self) -> None:
+    async def send_eof(self) -> None:
         """End our direction. Raises anyio.BrokenResourceError."""
         ...
 
@@ -75,14 +75,19 @@ class SocketChannel:
     async def send(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
+            rest = rest[await self.send_some(rest) :]
+
+    async def send_some(self, data: bytes | memoryview) -> int:
+        """Write what fits, and return how much; nothing when cancelled. Raises anyio.BrokenResourceError."""
+        while True:
             try:
-                rest = rest[self._socket.send(rest) :]
+                return self._socket.send(data)
             except BlockingIOError:
                 await anyio.wait_writable(self._socket)
             except OSError as error:
                 raise anyio.BrokenResourceError from error
 
-    def send_eof(self) -> None:
+    async def send_eof(self) -> None:
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -93,3 +98,12 @@ class SocketChannel:
         poll = select.poll()
         poll.register(self._socket, 0)
         return bool(poll.poll(0))
+
+    def has_ended(self) -> bool:
+        """Tell whether the client has ended its direction and all it sent has been read."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True

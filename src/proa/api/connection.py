@@ -120,7 +120,8 @@ class Connection:
             if self._begun or self._hijacked:
                 log.warning("an answer was cut short: %s", message)
                 raise Disconnected from error
-            return error_response(status, message)
+            headers = error.headers if isinstance(error, RequestError) else None
+            return error_response(status, message, headers)
 
     # --- reading ---
 
@@ -309,7 +310,7 @@ class Connection:
     async def _linger(self) -> None:
         """Let the client read the answer although it has not finished its request."""
         with suppress(anyio.BrokenResourceError), anyio.move_on_after(LINGER_S):
-            self._channel.send_eof()
+            await self._channel.send_eof()
             while await self._channel.receive():
                 pass
 

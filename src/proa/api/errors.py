@@ -7,6 +7,7 @@ Source: Engine API, the responses of each operation; ErrorResponse.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from proa.model import errors
 
@@ -16,10 +17,11 @@ log = logging.getLogger(__name__)
 class RequestError(Exception):
     """A request that is wrong as HTTP, before it reaches the engine."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.headers = headers or {}
 
 
 _STATUS: tuple[tuple[type[errors.EngineError], int], ...] = (

@@ -31,8 +31,8 @@ class ChannelRawStream:
     async def send(self, data: bytes) -> None:
         await self._channel.send(data)
 
-    def send_eof(self) -> None:
-        self._channel.send_eof()
+    async def send_eof(self) -> None:
+        await self._channel.send_eof()
 
     def is_gone(self) -> bool:
         return self._channel.is_gone()

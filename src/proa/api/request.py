@@ -37,7 +37,7 @@ class RawStream(Protocol):
         """Write all of it. Raises anyio.BrokenResourceError when the client is gone."""
         ...
 
-    def send_eof(self) -> None:
+    async def send_eof(self) -> None:
         """End our direction. Raises anyio.BrokenResourceError."""
         ...
 

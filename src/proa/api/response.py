@@ -28,8 +28,9 @@ def json_response(message: object, status: int = 200) -> Response:
     return Response(status=status, content_type="application/json", body=codec.encode(message) + b"\n")
 
 
-def error_response(status: int, message: str) -> Response:
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return Docker's error body, or none where HTTP forbids one."""
     if status == 304:
         return Response(status=304)
-    return json_response(ErrorResponse(message=message), status)
+    body = codec.encode(ErrorResponse(message=message)) + b"\n"
+    return Response(status=status, content_type="application/json", body=body, headers=headers or {})

@@ -42,7 +42,6 @@ class Router:
     def __init__(self) -> None:
         self._fixed: dict[str, dict[str, _Entry]] = {}  # by path, then method
         self._patterns: list[_Entry] = []
-        self._prefixes: dict[str, Handler] = {}  # by first segment of the path, with its slash
 
     def add(self, route: Route, handler: Handler, *, watch: bool = False) -> None:
         """Register a handler. ``watch``: cancel it when the client disconnects.
@@ -55,10 +54,6 @@ class Router:
         else:
             self._fixed.setdefault(route.path, {})[route.method] = entry
 
-    def add_prefix(self, prefix: str, handler: Handler) -> None:
-        """Register a handler for every method on a first segment and all below it that has no route."""
-        self._prefixes[prefix] = handler
-
     @property
     def routes(self) -> frozenset[Route]:
         """All routes that have a handler."""
@@ -70,7 +65,7 @@ class Router:
         methods = self._fixed.get(path, {})
         if entry := methods.get(method):
             return Match(handler=entry.handler, params={}, watch=entry.watch)
-        known = bool(methods)
+        known = set(methods)
         for entry in self._patterns:
             found = entry.pattern.fullmatch(path)
             if found is None:
@@ -78,11 +73,10 @@ class Router:
             if entry.route.method == method:
                 params = {name: unquote(value) for name, value in found.groupdict().items()}
                 return Match(handler=entry.handler, params=params, watch=entry.watch)
-            known = True
-        if handler := self._prefixes.get("/" + path.split("/", 2)[1] if path.startswith("/") else ""):
-            return Match(handler=handler, params={})
+            known.add(entry.route.method)
         if known:
-            raise RequestError(405, f"method {method} is not allowed on {path}")
+            allowed = {"Allow": ", ".join(sorted(known))}
+            raise RequestError(405, f"method {method} is not allowed on {path}", allowed)
         raise RequestError(404, "page not found")
 
 

@@ -14,8 +14,10 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -23,17 +25,35 @@ from anyio.abc import TaskStatus
 
 from proa.api.channel import Channel, SocketChannel
 from proa.api.connection import IDLE_S, Connection, Dispatch
+from proa.api.guard import LoopbackGuard
+from proa.api.tls import TlsChannel
 from proa.model.errors import InvalidParameter, Unavailable
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 512
-MAX_CONNECTIONS = 4096  # each costs a descriptor and some KiB; beyond, clients wait in the backlog
+MAX_CONNECTIONS = 4096  # of a listener; each costs a descriptor and some KiB; beyond, clients wait
 MAX_PATH_BYTES = 107  # sockaddr_un.sun_path, without its final zero
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HTTP2_REFUSAL = b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_PLAIN_REFUSAL = (
+    b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+)
 
 _PASSING = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """A listening socket, and what its clients have to show.
+
+    :ivar tls: they speak TLS, with a certificate.
+    :ivar guarded: they must not be web pages; see ``proa.api.guard``.
+    """
+
+    socket: socket.socket
+    tls: ssl.SSLContext | None = None
+    guarded: bool = False
 
 
 async def open_unix_listener(path: Path, *, mode: int = 0o660, gid: int | None = None) -> socket.socket:
@@ -64,30 +84,31 @@ async def open_unix_listener(path: Path, *, mode: int = 0o660, gid: int | None =
 
 async def serve(
     dispatch: Dispatch,
-    listeners: Sequence[socket.socket],
+    listeners: Sequence[Listener],
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; the listeners are closed then, and connections cut."""
-    limit = anyio.CapacityLimiter(MAX_CONNECTIONS)
     async with anyio.create_task_group() as group:
         for listener in listeners:
-            group.start_soon(_accept, listener, dispatch, limit)
+            chosen = LoopbackGuard(dispatch) if listener.guarded else dispatch
+            group.start_soon(_accept, listener, chosen)
         task_status.started()
 
 
-async def _accept(listener: socket.socket, dispatch: Dispatch, limit: anyio.CapacityLimiter) -> None:
-    with listener:
+async def _accept(listener: Listener, dispatch: Dispatch) -> None:
+    limit = anyio.CapacityLimiter(MAX_CONNECTIONS)  # one each: strangers on a port cannot lock root out
+    with listener.socket:
         async with anyio.create_task_group() as connections:
             while True:
                 token = object()
                 await limit.acquire_on_behalf_of(token)
                 try:
-                    channel = SocketChannel(await _accept_one(listener))
+                    accepted = await _accept_one(listener.socket)
                 except BaseException:
                     limit.release_on_behalf_of(token)
                     raise
-                connections.start_soon(_serve_connection, channel, dispatch, limit, token)
+                connections.start_soon(_serve_client, accepted, listener.tls, dispatch, limit, token)
 
 
 async def _accept_one(listener: socket.socket) -> socket.socket:
@@ -104,22 +125,61 @@ async def _accept_one(listener: socket.socket) -> socket.socket:
             await anyio.sleep(0.5)  # the backlog keeps the client; retrying at once would only burn time
 
 
-async def _serve_connection(
-    channel: SocketChannel, dispatch: Dispatch, limit: anyio.CapacityLimiter, token: object
+async def _serve_client(
+    accepted: socket.socket,
+    tls: ssl.SSLContext | None,
+    dispatch: Dispatch,
+    limit: anyio.CapacityLimiter,
+    token: object,
 ) -> None:
     try:
-        with channel:
-            first = await _first_bytes(channel)
-            if first.startswith(HTTP2_PREFACE):
-                await channel.send(_HTTP2_REFUSAL)
-            elif first:
-                await Connection(channel, dispatch).run(first)
+        with SocketChannel(accepted) as channel:
+            if accepted.family != socket.AF_UNIX:
+                _set_tcp_options(accepted)
+            if tls is None:
+                await _serve_connection(channel, dispatch)
+                return
+            if (encrypted := await _agree(channel, tls)) is not None:
+                await _serve_connection(encrypted, dispatch)
     except anyio.BrokenResourceError:
         pass
     except Exception:
         log.exception("a connection failed")
     finally:
         limit.release_on_behalf_of(token)
+
+
+async def _agree(channel: SocketChannel, tls: ssl.SSLContext) -> TlsChannel | None:
+    """Return the encrypted channel, None when the client has been refused."""
+    encrypted = TlsChannel(channel, tls)
+    try:
+        await encrypted.handshake()
+    except ssl.SSLError as error:
+        log.warning("a client of the TLS port was refused: %s", error)
+        if error.reason == "HTTP_REQUEST":
+            await channel.send(_PLAIN_REFUSAL)
+    except TimeoutError:
+        log.warning("a client of the TLS port did not speak in time")
+    else:
+        return encrypted
+    return None
+
+
+async def _serve_connection(channel: Channel, dispatch: Dispatch) -> None:
+    first = await _first_bytes(channel)
+    if first.startswith(HTTP2_PREFACE):
+        await channel.send(_HTTP2_REFUSAL)
+    elif first:
+        await Connection(channel, dispatch).run(first)
+
+
+def _set_tcp_options(connected: socket.socket) -> None:
+    """Send small answers at once, and notice within two minutes that a silent client has left."""
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6)
 
 
 async def _first_bytes(channel: Channel) -> bytes:

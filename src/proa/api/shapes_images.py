@@ -12,7 +12,12 @@ STORAGE_DRIVER = "erofs"
 
 
 def inspect(image: Image) -> wire.ImageInspect:
-    """Return all about one image."""
+    """Return all about one image.
+
+    docker-compose 1.29 asks for the newest version of the API, and then cannot recreate a container without
+    the ContainerConfig that was taken out of it (with dockerd 25 and later it fails); no client minds it.
+    """
+    config = _config(image.config)
     return wire.ImageInspect(
         id=image.id,
         repo_tags=list(image.references),
@@ -21,7 +26,8 @@ def inspect(image: Image) -> wire.ImageInspect:
         comment=image.comment,
         created=image.created or ZERO_TIME,
         author=image.author,
-        config=_config(image.config),
+        config=config,
+        container_config=config,
         architecture=image.architecture,
         variant=image.variant,
         os=image.os,

@@ -155,7 +155,7 @@ async def _end_input(stdio: Stdio) -> None:
 async def _let_go(raw: RawStream) -> None:
     """End our direction and give the client time to read it."""
     with suppress(anyio.BrokenResourceError), anyio.move_on_after(LINGER_S):
-        raw.send_eof()
+        await raw.send_eof()
         while await raw.receive():
             pass
 

@@ -40,13 +40,13 @@ def attach(ctx: click.Context, container: str, detach_keys: str, no_stdin: bool,
     hijacked = client.hijack(routes.CONTAINER_ATTACH, query=query, tty=tty, id=found.id)
 
     def resize(rows: int, columns: int) -> None:
-        with Client(client.host) as other, contextlib.suppress(ClientError):
+        with Client(client.endpoint) as other, contextlib.suppress(ClientError):
             other.do(routes.CONTAINER_RESIZE, query={"h": rows, "w": columns}, id=found.id)
 
     proxied = sig_proxy and not tty
     with Waiting(client, found.id, "") as waiting:
         with (
-            forwarded_signals(client.host, found.id) if proxied else contextlib.nullcontext(),
+            forwarded_signals(client.endpoint, found.id) if proxied else contextlib.nullcontext(),
             raw_terminal(wanted=tty and stdin),
             following_size(resize, now=True) if tty else contextlib.nullcontext(),
         ):

@@ -78,7 +78,7 @@ def execute(
         raise click.exceptions.Exit(_start_status(client, exec_id)) from error
 
     def resize(rows: int, columns: int) -> None:
-        with Client(client.host) as other, contextlib.suppress(ClientError):
+        with Client(client.endpoint) as other, contextlib.suppress(ClientError):
             other.do(routes.EXEC_RESIZE, query={"h": rows, "w": columns}, id=exec_id)
 
     with (

@@ -98,11 +98,19 @@ class LazyGroup(click.Group):
 @click.option(
     "-H", "--host", metavar="URL", help="Daemon socket [PROA_HOST, DOCKER_HOST, unix:///run/proa/proa.sock]"
 )
+@click.option("-c", "--context", metavar="NAME", help="Docker context that names the daemon [DOCKER_CONTEXT]")
+@click.option("--tls", is_flag=True, help="Use TLS")
+@click.option("--tlsverify", is_flag=True, help="Use TLS and verify the daemon [DOCKER_TLS_VERIFY]")
+@click.option(
+    "--tlscacert", metavar="FILE", help="Trust certs signed only by this CA [DOCKER_CERT_PATH/ca.pem]"
+)
+@click.option("--tlscert", metavar="FILE", help="Path to TLS certificate file [DOCKER_CERT_PATH/cert.pem]")
+@click.option("--tlskey", metavar="FILE", help="Path to TLS key file [DOCKER_CERT_PATH/key.pem]")
 @click.version_option(package_name="proa", prog_name="proa", message="%(prog)s version %(version)s")
 @click.pass_context
-def proa(ctx: click.Context, host: str | None) -> None:
+def proa(ctx: click.Context, /, **connecting: str | bool | None) -> None:
     """One engine for containers and virtual machines."""
-    ctx.obj = host
+    ctx.obj = connecting
 
 
 def main() -> NoReturn:

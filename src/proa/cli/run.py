@@ -21,6 +21,7 @@ from proa.cli.request import build_request
 from proa.cli.terminal import following_size, pump, raw_terminal
 from proa.cli.values import split_tag
 from proa.client.client import Client
+from proa.client.endpoint import Endpoint
 from proa.client.errors import ApiError, ClientError
 from proa.wire import routes
 from proa.wire.codec import decode
@@ -147,7 +148,7 @@ class Session:
         with (
             contextlib.closing(hijacked),
             Waiting(self._client, self._id, "removed" if self._remove else "next-exit") as waiting,
-            forwarded_signals(self._client.host, self._id) if self._proxy else contextlib.nullcontext(),
+            forwarded_signals(self._client.endpoint, self._id) if self._proxy else contextlib.nullcontext(),
             raw_terminal(wanted=request.tty and request.attach_stdin),
         ):
             _start(self._client, self._id, remove=self._remove)
@@ -158,7 +159,7 @@ class Session:
     @contextlib.contextmanager
     def _sized(self) -> Iterator[None]:
         def resize(rows: int, columns: int) -> None:
-            with Client(self._client.host) as client:
+            with Client(self._client.endpoint) as client:
                 client.do(routes.CONTAINER_RESIZE, query={"h": rows, "w": columns}, id=self._id)
 
         with following_size(resize):
@@ -207,11 +208,11 @@ class Waiting:
 
 
 @contextlib.contextmanager
-def forwarded_signals(host: str, container_id: str) -> Iterator[None]:
+def forwarded_signals(endpoint: Endpoint, container_id: str) -> Iterator[None]:
     """Send the signals this process gets to the container's for the span of the block."""
 
     def forward(number: int, _: object) -> None:
-        with Client(host) as client, contextlib.suppress(ClientError):
+        with Client(endpoint) as client, contextlib.suppress(ClientError):
             client.do(routes.CONTAINER_KILL, query={"signal": str(number)}, id=container_id)
 
     before: dict[signal.Signals, Callable[..., Any] | int | None] = {}  # Any: signal's own type

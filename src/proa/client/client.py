@@ -9,17 +9,17 @@ The routes and messages are those of ``proa.wire``; a call names its route and t
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
 from proa.client.connection import Connection, Response
+from proa.client.endpoint import Endpoint, environment_endpoint, host_endpoint
 from proa.client.errors import ApiError, ProtocolError
 from proa.wire import routes
 from proa.wire.codec import decode
@@ -28,15 +28,11 @@ from proa.wire.filters import format_filters
 from proa.wire.routes import API_VERSION, Route
 from proa.wire.stdio import MULTIPLEXED, FrameReader
 
-DEFAULT_HOST = "unix:///run/proa/proa.sock"
+if TYPE_CHECKING:
+    from proa.client.tls import TlsSocket
 
 T = TypeVar("T")
 Query = Mapping[str, str | int | bool | Sequence[str] | None]
-
-
-def default_host() -> str:
-    """Return PROA_HOST, else DOCKER_HOST, else the default socket."""
-    return os.environ.get("PROA_HOST") or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
 
 
 class Hijacked(msgspec.Struct, eq=False):
@@ -46,7 +42,7 @@ class Hijacked(msgspec.Struct, eq=False):
     """
 
     connection: Connection
-    socket: socket.socket
+    socket: socket.socket | TlsSocket
     multiplexed: bool
     leftover: bytes
 
@@ -90,11 +86,14 @@ class Hijacked(msgspec.Struct, eq=False):
 class Client:
     """Speaks to one daemon. Connections are kept and reused; a context manager closes them.
 
+    :param endpoint: or its host alone; None takes what the environment names.
     :param version: of the API, "1.51"; None takes the newest that both sides know, asked once by a ping.
     """
 
-    def __init__(self, host: str | None = None, *, version: str | None = None) -> None:
-        self.host = host or default_host()
+    def __init__(self, endpoint: Endpoint | str | None = None, *, version: str | None = None) -> None:
+        if isinstance(endpoint, str):
+            endpoint = host_endpoint(endpoint)
+        self.endpoint = endpoint or environment_endpoint()
         self._version = version
         self._idle: Connection | None = None
 
@@ -108,7 +107,7 @@ class Client:
 
     def sibling(self) -> Client:
         """Return a client of the same daemon for another thread, which need not ask for the version again."""
-        return Client(self.host, version=self._version)
+        return Client(self.endpoint, version=self._version)
 
     def close(self) -> None:
         if self._idle is not None:
@@ -159,7 +158,7 @@ class Client:
         **path: str,
     ) -> Iterator[Response]:
         """Make a call whose answer is read as it comes; on a connection of its own."""
-        with Connection(self.host) as connection:
+        with Connection(self.endpoint) as connection:
             yield self._request(connection, route, query, body, path, headers)
 
     def iter_json(
@@ -186,7 +185,7 @@ class Client:
         self, route: Route, *, query: Query | None = None, body: object = None, tty: bool, **path: str
     ) -> Hijacked:
         """Make a call that turns its connection into a raw one (attach, exec start)."""
-        connection = Connection(self.host)
+        connection = Connection(self.endpoint)
         try:
             headers = {"Connection": "Upgrade", "Upgrade": "tcp"}
             response = self._request(connection, route, query, body, path, headers)
@@ -229,16 +228,24 @@ class Client:
         if self._version is None:
             response = connection.request(routes.PING_HEAD.method, routes.PING_HEAD.path, headers={})
             response.read()
+            if response.status >= 400:
+                self._refused_ping()
             theirs = response.headers.get("api-version", API_VERSION)
             self._version = min(theirs, API_VERSION, key=_version_key)
         return self._version
+
+    def _refused_ping(self) -> NoReturn:
+        """Ask again in the way that gets a sentence: an answer to HEAD has no body. Raises ApiError."""
+        with Connection(self.endpoint) as other:
+            response = other.request(routes.PING.method, routes.PING.path, headers={})
+            raise ApiError(response.status, _error_message(response))
 
     def _take(self) -> Connection:
         connection, self._idle = self._idle, None
         if connection is not None and connection.is_stale:
             connection.close()
             connection = None
-        return connection or Connection(self.host)
+        return connection or Connection(self.endpoint)
 
     def _give_back(self, connection: Connection) -> None:
         if connection.is_reusable and self._idle is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTTP/1.1 connection to a daemon, over a unix or TCP socket: requests, streams, and hijacking.
+"""One HTTP/1.1 connection to a daemon, over a unix, TCP or TLS socket: requests, streams, and hijacking.
 
 h11 knows the protocol; this module moves the bytes. A connection serves one request after another until a
 stream is left unread or it is hijacked.
@@ -13,11 +13,16 @@ import select
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import h11
 
+from proa.client.endpoint import Endpoint, TlsFiles
 from proa.client.errors import ConnectionFailed, ProtocolError
+
+if TYPE_CHECKING:
+    from proa.client.tls import TlsSocket
 
 _READ = 256 * 1024
 CONNECT_TIMEOUT_S = 10.0
@@ -53,10 +58,11 @@ class Response:
 class Connection:
     """See the module. Close it, or use it as a context manager."""
 
-    def __init__(self, host: str, *, timeout_s: float | None = None) -> None:
-        """Connect to unix:///path or tcp://host:port. Raises ConnectionFailed."""
-        self._host = host
-        self._socket = _connect(host)
+    def __init__(self, endpoint: Endpoint, *, timeout_s: float | None = None) -> None:
+        """Connect. Raises ConnectionFailed."""
+        self._host = endpoint.host
+        self._host_header = urlsplit(endpoint.host).netloc or "proa"
+        self._socket = _connect(endpoint)
         self._socket.settimeout(timeout_s)
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=256 * 1024)
 
@@ -93,7 +99,7 @@ class Connection:
 
         A body of pieces is sent chunked; when the daemon answers before its end, the rest is not sent.
         """
-        sent = {"Host": "proa", **headers}
+        sent = {"Host": self._host_header, **headers}
         if body is None or isinstance(body, bytes):
             if body is not None or method in ("POST", "PUT"):
                 sent["Content-Length"] = str(len(body or b""))
@@ -106,7 +112,7 @@ class Connection:
             pass  # the daemon has answered already, and closed: its answer says why
         return self._head()
 
-    def hijack(self) -> socket.socket:
+    def hijack(self) -> socket.socket | TlsSocket:
         """Take the socket out of HTTP, after a 101 or 200 of an attach; ``leftover`` first."""
         return self._socket
 
@@ -162,16 +168,35 @@ class Connection:
             self._socket.sendall(data, socket.MSG_NOSIGNAL)
 
 
-def _connect(host: str) -> socket.socket:
-    parts = urlsplit(host)
+def _connect(endpoint: Endpoint) -> socket.socket | TlsSocket:
+    host = endpoint.host
+    try:
+        parts = urlsplit(host)
+        port = parts.port
+    except ValueError as error:
+        raise ConnectionFailed(host, error) from error
     try:
         if parts.scheme == "unix":
             connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connected.settimeout(CONNECT_TIMEOUT_S)
             connected.connect(parts.path)
             return connected
-        if parts.scheme in ("tcp", "http") and parts.hostname:
-            return socket.create_connection((parts.hostname, parts.port or 2375), CONNECT_TIMEOUT_S)
+        if parts.scheme in ("tcp", "http", "https") and parts.hostname:
+            return _connect_tcp(parts.hostname, port, endpoint.tls)
     except OSError as error:
         raise ConnectionFailed(host, error.strerror or error) from error
     raise ConnectionFailed(host, "use unix:///path or tcp://host:port")
+
+
+def _connect_tcp(name: str, port: int | None, tls: TlsFiles | None) -> socket.socket | TlsSocket:
+    if tls is None:
+        return socket.create_connection((name, port or 2375), CONNECT_TIMEOUT_S)
+    from proa.client.tls import TlsSocket, client_context  # only who speaks TLS waits for OpenSSL
+
+    context = client_context(tls)
+    connected = socket.create_connection((name, port or 2376), CONNECT_TIMEOUT_S)
+    try:
+        return TlsSocket(connected, context, name)
+    except BaseException:
+        connected.close()
+        raise

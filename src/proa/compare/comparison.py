@@ -221,6 +221,6 @@ class _Comparison:
 def _local_data_root(client: Client, info: Info) -> Path | None:
     """Return the daemon's data root when it is a directory of this host."""
     root = Path(info.docker_root_dir)
-    if not client.host.startswith("unix://") or not info.docker_root_dir or not root.is_dir():
+    if not client.endpoint.is_local or not info.docker_root_dir or not root.is_dir():
         return None
     return root

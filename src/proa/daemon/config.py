@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import ssl
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,9 @@ from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from proa.api.tls import server_context
+from proa.daemon.listening import check_host
+from proa.model.errors import InvalidParameter
 from proa.model.registry import RegistrySettings
 
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
@@ -23,10 +28,24 @@ _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """What the daemon shows its TCP clients, and whose certificates it takes from them."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def context(self) -> ssl.SSLContext:
+        """Read the files. Raises InvalidParameter."""
+        return server_context(ca=self.ca, certificate=self.certificate, key=self.key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One daemon's configuration.
 
-    :ivar hosts: where to listen: unix:///path.
+    :ivar hosts: where to listen: unix:///path, tcp://address:port, fd://.
+    :ivar tls: for TCP; without, only loopback is listened on.
     :ivar data_root: what must not be lost; ``exec_root``: sockets, mounts and pids, gone after a reboot.
     :ivar default_isolation: "container" or "vm", for containers that do not say.
     :ivar kernel: a guest kernel of the user's own, None for the installed one.
@@ -35,6 +54,7 @@ class Config:
     """
 
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
+    tls: TlsFiles | None = None
     data_root: Path = DEFAULT_DATA_ROOT
     exec_root: Path = DEFAULT_EXEC_ROOT
     group: str = "proa"
@@ -54,8 +74,13 @@ def parse_config(argv: Sequence[str]) -> Config:
         prog="proa daemon", description="Run the proa engine until it gets SIGTERM.", allow_abbrev=False
     )
     parser.add_argument(
-        "-H", "--host", action="append", metavar="URL", help=f"where to listen [{DEFAULT_HOST}]"
+        "-H",
+        "--host",
+        action="append",
+        metavar="URL",
+        help=f"where to listen: unix:///PATH, tcp://ADDRESS:PORT, fd:// [{DEFAULT_HOST}]",
     )
+    _add_tls_options(parser)
     parser.add_argument(
         "--data-root", type=Path, metavar="DIR", default=DEFAULT_DATA_ROOT, help="[%(default)s]"
     )
@@ -88,13 +113,17 @@ def parse_config(argv: Sequence[str]) -> Config:
     )
     parser.add_argument("-D", "--debug", action="store_true", help="log more")
     parsed = parser.parse_args(argv)
+    tls = _tls_files(parsed)
     for host in parsed.host or ():
-        if not host.startswith("unix:///"):
-            parser.error(f"cannot listen on {host}: only unix:///path is supported")
+        try:
+            check_host(host, tls=tls is not None)
+        except InvalidParameter as error:
+            parser.error(error.message)
     if parsed.vm_cpus < 1:
         parser.error("--vm-cpus must be at least 1")
     return Config(
         hosts=tuple(parsed.host or (DEFAULT_HOST,)),
+        tls=tls,
         data_root=parsed.data_root.absolute(),
         exec_root=parsed.exec_root.absolute(),
         group=parsed.group,
@@ -107,6 +136,31 @@ def parse_config(argv: Sequence[str]) -> Config:
             mirrors=tuple(parsed.registry_mirror or ()), insecure=tuple(parsed.insecure_registry or ())
         ),
         debug=parsed.debug,
+    )
+
+
+def _add_tls_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tlsverify", action="store_true", help="use TLS on tcp:// and demand a certificate of every client"
+    )
+    for option, name, what in (
+        ("--tlscacert", "ca.pem", "whose certificates clients must show"),
+        ("--tlscert", "cert.pem", "the daemon's certificate"),
+        ("--tlskey", "key.pem", "its key"),
+    ):
+        parser.add_argument(option, type=Path, metavar="FILE", help=f"{what} [~/.docker/{name}]")
+
+
+def _tls_files(parsed: argparse.Namespace) -> TlsFiles | None:
+    """Return the files; their places are dockerd's. Any of the options turns TLS on, never half of it."""
+    chosen = (parsed.tlscacert, parsed.tlscert, parsed.tlskey)
+    if not parsed.tlsverify and not any(chosen):
+        return None
+    folder = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+    return TlsFiles(
+        ca=(parsed.tlscacert or folder / "ca.pem").absolute(),
+        certificate=(parsed.tlscert or folder / "cert.pem").absolute(),
+        key=(parsed.tlskey or folder / "key.pem").absolute(),
     )
 
 

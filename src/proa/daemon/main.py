@@ -6,22 +6,20 @@ A daemon that ends, or is killed, leaves every workload running; the next one fi
 
 from __future__ import annotations
 
-import grp
 import logging
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import anyio
 
 from proa.api.app import build_app
-from proa.api.server import open_unix_listener, serve
+from proa.api.server import serve
 from proa.daemon.config import Config, parse_config
+from proa.daemon.listening import open_listeners
 from proa.daemon.locks import exclusive_root
 from proa.daemon.wiring import open_engine
 from proa.model.errors import EngineError
@@ -59,7 +57,12 @@ async def run(config: Config) -> None:
         group = await stack.enter_async_context(anyio.create_task_group())
         engine = await stack.enter_async_context(open_engine(config, group))
         await engine.restore.find_all()
-        listeners = [await _listen(host, config.group) for host in config.hosts]
+        tls = config.tls.context() if config.tls else None
+        listeners = [
+            listener
+            for host in config.hosts
+            for listener in await open_listeners(host, group=config.group, tls=tls)
+        ]
         await group.start(serve, build_app(engine), listeners)
         await engine.restore.start_wanted()
         for host in config.hosts:
@@ -69,15 +72,6 @@ async def run(config: Config) -> None:
                 log.info("ending on %s; containers go on", number.name)
                 break
         group.cancel_scope.cancel()
-
-
-async def _listen(host: str, group: str) -> socket.socket:
-    path = Path(host.removeprefix("unix://"))
-    try:
-        gid: int | None = grp.getgrnam(group).gr_gid
-    except KeyError:
-        gid = None  # no such group: the socket is root's alone
-    return await open_unix_listener(path, mode=0o660, gid=gid)
 
 
 def _raise_open_files() -> None:

@@ -13,6 +13,7 @@ Source: dockerd reference, "Insecure registries", "Registry mirrors"; Docker Eng
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,15 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from proa.model.errors import InvalidParameter
 from proa.model.registry import Credentials, RegistrySettings
 
 HUB_DOMAIN = "docker.io"
 HUB_URL = "https://registry-1.docker.io"
 _HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+
+_HOST = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -50,7 +54,10 @@ class Endpoint:
 
 
 async def find_endpoints(domain: str, settings: RegistrySettings) -> Sequence[Endpoint]:
-    """Return the servers to ask for images of a domain, in order."""
+    """Return the servers to ask for images of a domain, in order.
+
+    Raises InvalidParameter when the domain is no host: that of a login or a search is any text of the client.
+    """
     if domain == HUB_DOMAIN:
         mirrors = [
             Endpoint(
@@ -59,6 +66,9 @@ async def find_endpoints(domain: str, settings: RegistrySettings) -> Sequence[En
             for mirror in settings.mirrors
         ]
         return [*mirrors, Endpoint(url=HUB_URL)]
+    fields = _HOST.fullmatch(domain)
+    if fields is None or int(fields["port"] or 0) > 65535:
+        raise InvalidParameter(f"invalid registry endpoint {domain!r}: it is not HOST or HOST:PORT")
     return [Endpoint(url=f"https://{domain}", is_insecure=await is_insecure(domain, settings))]
 
 

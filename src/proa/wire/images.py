@@ -50,6 +50,7 @@ class ImageInspect(ApiStruct, frozen=True, kw_only=True):
     docker_version: str = ""
     author: str = ""
     config: ImageConfig | None = None
+    container_config: ImageConfig | None = None  # API 1.44 was the last with it
     architecture: str = ""
     variant: str = ""
     os: str = ""

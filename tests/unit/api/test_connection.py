@@ -89,7 +89,7 @@ class Handlers:
             self.got += data
             await raw.send(data.upper())
         await raw.send(b"after the end")
-        raw.send_eof()
+        await raw.send_eof()
 
     async def refuse_raw(self, request: Request) -> None:
         raise NoSuchContainer("x")

@@ -15,7 +15,7 @@ from proa.api.application import Application
 from proa.api.request import Request
 from proa.api.response import Response
 from proa.api.router import Router
-from proa.api.server import HTTP2_PREFACE, open_unix_listener, serve
+from proa.api.server import HTTP2_PREFACE, Listener, open_unix_listener, serve
 from proa.model.errors import InvalidParameter, Unavailable
 from proa.wire.routes import PING
 from tests.support.http import Client
@@ -78,7 +78,7 @@ async def test_serving_many_and_closing(path: Path, app: Application) -> None:
             assert (await Client(stream).request("GET", "/_ping")).body == b"OK"
 
     async with anyio.create_task_group() as group:
-        await group.start(serve, app, [listener])
+        await group.start(serve, app, [Listener(socket=listener)])
         async with anyio.create_task_group() as clients:
             for _ in range(20):
                 clients.start_soon(one)
@@ -90,7 +90,7 @@ async def speak(path: Path, app: Application, said: bytes) -> bytes:
     """Say something to a server, end our direction and return all it answers."""
     listener = await open_unix_listener(path)
     async with anyio.create_task_group() as group:
-        await group.start(serve, app, [listener])
+        await group.start(serve, app, [Listener(socket=listener)])
         stream: UNIXSocketStream
         async with await anyio.connect_unix(path) as stream:
             for start in range(0, len(said), 7):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import socket
@@ -12,7 +13,8 @@ from types import NoneType
 
 import pytest
 
-from proa.client.client import Client, default_host, filters_query
+from proa.client.client import Client, filters_query
+from proa.client.endpoint import Endpoint, TlsFiles, context_endpoint, environment_endpoint, host_endpoint
 from proa.client.errors import ApiError, ConnectionFailed, ProtocolError
 from proa.model.config import HostConfig
 from proa.wire import routes
@@ -119,11 +121,11 @@ def test_a_dead_socket_gives_dockers_sentence(tmp_path: Path) -> None:
 def test_the_host_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PROA_HOST", raising=False)
     monkeypatch.delenv("DOCKER_HOST", raising=False)
-    assert default_host() == "unix:///run/proa/proa.sock"
+    assert environment_endpoint().host == "unix:///run/proa/proa.sock"
     monkeypatch.setenv("DOCKER_HOST", "unix:///d")
-    assert default_host() == "unix:///d"
+    assert environment_endpoint().host == "unix:///d"
     monkeypatch.setenv("PROA_HOST", "unix:///p")
-    assert default_host() == "unix:///p"
+    assert environment_endpoint().host == "unix:///p"
 
 
 def test_lines_of_json_come_however_they_are_cut(client: Client, daemon: CannedDaemon) -> None:
@@ -228,3 +230,52 @@ def test_a_sibling_does_not_ask_for_the_version_again(client: Client, daemon: Ca
     with client.sibling() as sibling:
         sibling.call(routes.VERSION, returns=Version)
     assert len(daemon.requests) == asked + 1
+
+
+# --- which daemon ---
+
+
+@pytest.fixture
+def docker_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("PROA_HOST", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    for name in ("ca.pem", "cert.pem"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_tls_is_for_tcp_alone(docker_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert host_endpoint("tcp://h:2376").tls is None
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    assert host_endpoint("unix:///s").tls is None
+    assert host_endpoint("tcp://h:2376").tls == TlsFiles(
+        ca=docker_folder / "ca.pem", certificate=docker_folder / "cert.pem"
+    )
+
+
+def test_a_context_of_docker(docker_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = hashlib.sha256(b"far").hexdigest()
+    meta = docker_folder / "contexts" / "meta" / identity / "meta.json"
+    meta.parent.mkdir(parents=True)
+    meta.write_text(
+        '{"Name":"far","Endpoints":{"docker":{"Host":"tcp://h:2376","SkipTLSVerify":true}},"Metadata":{}}'
+    )
+    files = docker_folder / "contexts" / "tls" / identity / "docker"
+    files.mkdir(parents=True)
+    (files / "ca.pem").touch()
+    monkeypatch.setenv("DOCKER_CONTEXT", "far")
+    assert environment_endpoint() == Endpoint(
+        host="tcp://h:2376", tls=TlsFiles(ca=files / "ca.pem", verify=False)
+    )
+    monkeypatch.setenv("DOCKER_HOST", "unix:///d")  # goes before the context, as with docker
+    assert environment_endpoint() == Endpoint(host="unix:///d")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"Endpoints":{}}', '{"Endpoints":{"docker":3}}'])
+def test_a_broken_context_is_named(docker_folder: Path, text: str) -> None:
+    meta = docker_folder / "contexts" / "meta" / hashlib.sha256(b"far").hexdigest() / "meta.json"
+    meta.parent.mkdir(parents=True)
+    meta.write_text(text)
+    with pytest.raises(ConnectionFailed, match="context far"):
+        context_endpoint("far")

@@ -131,3 +131,9 @@ def test_proxies_are_shown_without_passwords() -> None:
     environment = {"HTTP_PROXY": "http://user:secret@p:3128/", "https_proxy": "http://q", "NO_PROXY": "a,b"}
     shown = Registries(RegistrySettings(), environment=environment).proxies()
     assert shown == ["http://xxxxx:xxxxx@p:3128/", "http://q", "a,b"]
+
+
+@pytest.mark.parametrize("server", ["[", "https://[::1", "a b", "x:port", "x:99999", "\x7f", "-", "u@host"])
+async def test_what_is_no_host(server: str) -> None:
+    with pytest.raises(InvalidParameter, match="invalid registry endpoint"):
+        await find_endpoints(login_domain(server), RegistrySettings())

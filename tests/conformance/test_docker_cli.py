@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import first_bytes
-from tests.conformance.missing import NEEDS_BUILD, NEEDS_CONNECT
+from tests.conformance.missing import NEEDS_BUILD
 from tests.support.daemon import DOCKER, Daemon
 
 VERSION = subprocess.run([DOCKER, "--version"], capture_output=True, text=True).stdout.split()[2].rstrip(",")
@@ -93,7 +93,6 @@ def test_networks(daemon: Daemon, name: str) -> None:
     daemon.docker("network", "rm", name)
 
 
-@NEEDS_CONNECT
 def test_connect(daemon: Daemon, sleeper: str) -> None:
     """network connect and disconnect of a running container"""
     daemon.docker("network", "create", sleeper)

@@ -357,6 +357,10 @@ class FakeTask:
             raise FeatureMissing("fake", "BlkioWeight", "there is no disk")
         self._trace.resources = resources
 
+    async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
+        await self._stage.act("task.edit_file")
+        edit(b"")
+
     async def stats(self) -> TaskStats:
         await self._stage.act("task.stats")
         self._check_running()

@@ -208,6 +208,9 @@ def _endpoint(asked: EndpointSettings, got: Endpoint) -> EndpointSettings:
         ip_address=str(got.address.ip),
         ip_prefix_len=got.address.network.prefixlen,
         gateway=str(got.gateway) if got.gateway else "",
+        global_ipv6_address=str(got.address6.ip) if got.address6 else "",
+        global_ipv6_prefix_len=got.address6.network.prefixlen if got.address6 else 0,
+        ipv6_gateway=str(got.gateway6) if got.gateway6 else "",
         dns_names=list(got.dns_names) or None,
     )
 

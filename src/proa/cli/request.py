@@ -139,8 +139,11 @@ def _networking(flags: Flags) -> NetworkingConfig | None:
     for position, (name, options) in enumerate(networks or [("default", {})]):
         first = position == 0
         wanted = options.get("ip") or (address if first else "")
+        wanted6 = options.get("ip6", "")
+        addresses = EndpointIpamConfig(i_pv4_address=wanted, i_pv6_address=wanted6)
         endpoints[name] = EndpointSettings(
-            ipam_config=EndpointIpamConfig(i_pv4_address=wanted) if wanted else None,
+            ipam_config=addresses if wanted or wanted6 else None,
+            gw_priority=_parse_priority(options.get("gw-priority", "0")),
             mac_address=options.get("mac-address") or (mac if first and mac else ""),
             aliases=[*([options["alias"]] if "alias" in options else []), *(aliases if first else [])]
             or None,
@@ -150,8 +153,15 @@ def _networking(flags: Flags) -> NetworkingConfig | None:
     return NetworkingConfig(endpoints_config=endpoints)
 
 
+def _parse_priority(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"invalid gw-priority: {text}") from None
+
+
 def _parse_network(text: str) -> tuple[str, dict[str, str]]:
-    """Read NAME or name=NAME,ip=…,alias=…,mac-address=…"""
+    """Read NAME or name=NAME,ip=…,ip6=…,alias=…,mac-address=…,gw-priority=…"""
     if "=" not in text:
         return text, {}
     fields = dict(word.partition("=")[::2] for word in text.split(","))

@@ -122,7 +122,9 @@ def build_engine(
         ),
         images=images,
         volumes=volumes,
-        networks=Networks(store=stores.networks, registry=registry, units=units, events=events),
+        networks=Networks(
+            store=stores.networks, registry=registry, units=units, launcher=launcher, events=events
+        ),
         registries=registries,
         system=System(
             registry=registry,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
@@ -22,10 +22,17 @@ from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
 from proa.engine.taskspec import build_task_spec
 from proa.engine.unit import Unit
-from proa.model.errors import EngineError, InvalidParameter, NotFound, WrongState
+from proa.model.errors import (
+    EngineError,
+    FeatureMissing,
+    InvalidParameter,
+    NotFound,
+    WrongState,
+)
 from proa.model.network import Endpoint, PublishedPort
 from proa.model.task import Namespaces, NetworkAttachment, NetworkKind
 from proa.network.attach import Attached
+from proa.network.files import hosts_change
 from proa.network.networks import Networks
 from proa.runtime.seam import Task
 from proa.storage.rootfs import Roots
@@ -72,7 +79,7 @@ class Launcher:
                 replace(container, mounts=tuple(mounts)),
                 rootfs=rootfs,
                 network=attached.attachment,
-                files=self._etc_files(container, attached),
+                files=self._etc_files(container, attached.endpoints),
                 namespaces=self._namespaces(container),
             )
             task = await runtime.create(spec)
@@ -119,6 +126,28 @@ class Launcher:
             with contextlib.suppress(NotFound):
                 await self._volumes.unmount(name)
 
+    def check_live_networks(self, container: Container) -> None:
+        """Raise FeatureMissing for a running container whose networks cannot change."""
+        if self._hulls[container.runtime].features.network is not NetworkKind.NAMESPACE:
+            raise FeatureMissing(
+                container.runtime,
+                "connecting or disconnecting a running container",
+                "its network cards are fixed when it starts: stop it, change them, and start it again",
+            )
+
+    async def update_files(self, task: Task, before: Container, after: Container) -> None:
+        """Make a running container's /etc/hosts and /etc/resolv.conf tell of the networks it is on now.
+
+        What the user has written into them stays.
+        """
+        old, new = self._etc_files(before, before.endpoints), self._etc_files(after, after.endpoints)
+        if "/etc/hosts" in new:
+            lines = hosts_change(old["/etc/hosts"], new["/etc/hosts"])
+            await task.edit_file("/etc/hosts", lines)
+        if "/etc/resolv.conf" in new:
+            was, will_be = old["/etc/resolv.conf"], new["/etc/resolv.conf"]
+            await task.edit_file("/etc/resolv.conf", lambda found: will_be if found == was else found)
+
     async def _forget(self, container: Container) -> None:
         runtime = self._hulls.runtimes.get(container.runtime)
         if runtime is not None:
@@ -137,6 +166,7 @@ class Launcher:
             ports=() if mode == "none" else parse_ports(container.config, container.host_config),
             container_name=container.name,
             hostname=container.config.hostname,
+            dns=container.host_config.dns or (),
         )
 
     def _joined(self, ref: str) -> NetworkAttachment:
@@ -173,10 +203,9 @@ class Launcher:
             return f"/proc/{other.pid}/ns/{what}"
         return ""
 
-    def _etc_files(self, container: Container, attached: Attached) -> dict[str, bytes]:
+    def _etc_files(self, container: Container, endpoints: Sequence[Endpoint]) -> dict[str, bytes]:
         host, config = container.host_config, container.config
         hostname = config.hostname
-        endpoints = attached.endpoints
         if host.network_mode.startswith("container:"):
             other = self._registry.get(host.network_mode.removeprefix("container:"))
             hostname, endpoints = other.config.hostname, other.endpoints

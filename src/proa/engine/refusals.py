@@ -37,10 +37,8 @@ _REFUSED_HOST = {
 _REFUSED_ENDPOINT = {
     "Links": _LINKS,
     "DriverOpts": "the bridge driver has no options for single endpoints",
-    "GwPriority": "the default route is that of the container's first network",
 }
 _REFUSED_IPAM = {
-    "IPv6Address": "networks have no IPv6 yet",
     "LinkLocalIPs": "containers get no link-local addresses",
 }
 # HostConfig field: (values without a colon, whether container:X is one, what Docker calls it)

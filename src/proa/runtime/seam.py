@@ -181,6 +181,11 @@ class Task(Protocol):
         """Replace all limits of the running task. Raises FeatureMissing for one it cannot change."""
         ...
 
+    async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
+        """Change one of the running task's ``TaskSpec.files``, as it is now. One that the task was not given
+        stays as it is. Raises FeatureMissing."""
+        ...
+
     async def stats(self) -> TaskStats:
         """Read the present use. Raises WrongState when it has ended."""
         ...

@@ -12,12 +12,12 @@ from proa.engine.events import KEPT_EVENTS, EventBus
 from proa.engine.execs import ExecRequest
 from proa.model.config import EndpointSettings, HostConfig, RestartPolicy
 from proa.model.errors import (
+    EngineError,
     Forbidden,
     InvalidParameter,
     NoSuchNetwork,
     NoSuchVolume,
     NotFound,
-    NotImplementedHere,
     ResourceInUse,
 )
 from proa.model.network import NetworkRequest
@@ -185,12 +185,32 @@ class TestNetworks:
                 await networks.connect("back", "web", EndpointSettings())
             await daemon.engine.containers.start("web")
             assert len(daemon.get("web").endpoints) == 2
-            with pytest.raises(NotImplementedHere, match="cannot yet disconnect a running container"):
-                await networks.disconnect("back", "web")
+            await networks.disconnect("back", "web")
+            assert len(daemon.get("web").endpoints) == 1
+            await networks.connect("back", "web", EndpointSettings())
+            assert [one.network_id for one in daemon.get("web").endpoints][1] == networks.get("back").id
             await daemon.engine.containers.stop("web")
             await networks.disconnect("back", "web")
             with pytest.raises(NotFound, match="is not connected to network back"):
                 await networks.disconnect("back", "web")
+
+    @pytest.mark.parametrize(
+        ("mode", "network", "text"),
+        [
+            ("none", "back", "in private \\(none\\) mode"),
+            ("host", "back", "container sharing network namespace with another container or host"),
+            ("bridge", "host", "cannot be disconnected from host network or connected to host network"),
+            ("bridge", "none", "in private \\(none\\) mode"),
+        ],
+    )
+    async def test_networks_that_do_not_go_together(
+        self, ground: Ground, mode: str, network: str, text: str
+    ) -> None:
+        async with ground.daemon() as daemon:
+            await daemon.engine.networks.create(NetworkRequest(name="back"))
+            await daemon.create(host=HostConfig(network_mode=mode))
+            with pytest.raises(EngineError, match=text):
+                await daemon.engine.networks.connect(network, "web", EndpointSettings())
 
 
 class TestVolumes:

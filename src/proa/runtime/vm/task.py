@@ -15,7 +15,7 @@ import contextlib
 import errno
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -23,6 +23,7 @@ from anyio.abc import TaskGroup
 
 from proa.model.errors import (
     EngineError,
+    FeatureMissing,
     Internal,
     InvalidParameter,
     OutcomeUnknown,
@@ -231,6 +232,9 @@ class VmTask:
             payload = messages.update(memory_bytes=resources.memory_bytes, pids=resources.pids)
             await self._guest.channel.request(FrameType.UPDATE, payload)
         await limits.change(record.cgroup, self.pid, limits.around_qemu(resources, record.vcpus))
+
+    async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
+        raise FeatureMissing("vm", f"changing {target} while it runs", "the file is the guest's own")
 
     async def stats(self) -> TaskStats:
         self._require_running()

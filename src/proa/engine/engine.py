@@ -73,8 +73,9 @@ def build_engine(
     """Wire the use cases. ``tasks`` owns what watches the running containers."""
     registry, units = Registry(stores.db), Units()
     execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
+    launcher = _build_launcher(stores, registry=registry, hulls=hulls)
     lifecycle = _build_lifecycle(
-        stores, registry=registry, units=units, hulls=hulls, execs=execs, events=events, tasks=tasks
+        registry=registry, units=units, launcher=launcher, execs=execs, events=events, tasks=tasks
     )
     removal = Removal(
         registry=registry,
@@ -88,15 +89,7 @@ def build_engine(
     lifecycle.on_auto_remove = removal.remove_automatically
     queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
     removal.on_removed = execs.forget_container
-    creation = Creation(
-        registry=registry,
-        images=stores.images,
-        volumes=stores.volumes,
-        networks=stores.networks,
-        hulls=hulls,
-        events=events,
-        containers_dir=stores.containers_dir,
-    )
+    creation = _build_creation(stores, registry=registry, hulls=hulls, events=events)
     images = Images(store=stores.images, registry=registry, events=events)
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
@@ -149,23 +142,37 @@ def build_engine(
     )
 
 
-def _build_lifecycle(
-    stores: Stores,
-    *,
-    registry: Registry,
-    units: Units,
-    hulls: Hulls,
-    execs: Execs,
-    events: EventBus,
-    tasks: TaskGroup,
-) -> Lifecycle:
-    launcher = Launcher(
+def _build_launcher(stores: Stores, *, registry: Registry, hulls: Hulls) -> Launcher:
+    return Launcher(
         registry=registry,
         hulls=hulls,
         roots=stores.roots,
         networks=stores.networks,
         volumes=stores.volumes,
     )
+
+
+def _build_creation(stores: Stores, *, registry: Registry, hulls: Hulls, events: EventBus) -> Creation:
+    return Creation(
+        registry=registry,
+        images=stores.images,
+        volumes=stores.volumes,
+        networks=stores.networks,
+        hulls=hulls,
+        events=events,
+        containers_dir=stores.containers_dir,
+    )
+
+
+def _build_lifecycle(
+    *,
+    registry: Registry,
+    units: Units,
+    launcher: Launcher,
+    execs: Execs,
+    events: EventBus,
+    tasks: TaskGroup,
+) -> Lifecycle:
     health = HealthChecks(registry=registry, execs=execs, events=events, tasks=tasks)
     lifecycle = Lifecycle(
         registry=registry,

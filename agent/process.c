@@ -340,6 +340,8 @@ void process_signal(const struct request *request)
         answer_error(request, 0, ESRCH, "no such process");
     else if (number < 1 || number > 64)
         answer_error(request, 0, EINVAL, "no such signal");
+    else if (number == SIGKILL && !process->main && kill(-process->pid, number) == 0)
+        answer_ok(request); /* what it started ends with it: the session is its own */
     else if (kill(process->pid, number) < 0)
         answer_error(request, 0, errno, strerror(errno));
     else

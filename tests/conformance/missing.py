@@ -6,5 +6,3 @@ from __future__ import annotations
 import pytest
 
 NEEDS_BUILD = pytest.mark.xfail(reason="proa cannot build images yet")
-NEEDS_CONNECT = pytest.mark.xfail(reason="proa cannot connect running containers to networks yet")
-NEEDS_HEALTH = pytest.mark.xfail(reason="proa does not run health checks yet")

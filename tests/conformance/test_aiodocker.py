@@ -14,7 +14,7 @@ import aiodocker
 import pytest
 from aiodocker.containers import DockerContainer
 
-from tests.conformance.missing import NEEDS_BUILD, NEEDS_CONNECT
+from tests.conformance.missing import NEEDS_BUILD
 from tests.support.daemon import LIB
 
 pytestmark = [pytest.mark.anyio, pytest.mark.client(f"aiodocker {version('aiodocker')}")]
@@ -153,7 +153,6 @@ async def test_networks(client: aiodocker.Docker, name: str) -> None:
     assert await network.delete()
 
 
-@NEEDS_CONNECT
 async def test_connect(client: aiodocker.Docker, sleeper: DockerContainer, name: str) -> None:
     """networks: connect and disconnect a running container"""
     network = await client.networks.create({"Name": name})

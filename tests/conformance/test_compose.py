@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import CLIENTS, first_bytes, run
-from tests.conformance.missing import NEEDS_BUILD, NEEDS_HEALTH
+from tests.conformance.missing import NEEDS_BUILD
 from tests.support.daemon import Daemon
 
 PROJECT = """
@@ -176,7 +176,6 @@ services:
 """
 
 
-@NEEDS_HEALTH
 def test_healthy(compose: Compose, tmp_path: Path) -> None:
     """depends_on a healthy service"""
     (tmp_path / "docker-compose.yml").write_text(HEALTHY)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import first_bytes
-from tests.conformance.missing import NEEDS_BUILD, NEEDS_CONNECT, NEEDS_HEALTH
+from tests.conformance.missing import NEEDS_BUILD
 from tests.support.daemon import DOCKER, Daemon
 
 VERSION = subprocess.run([DOCKER, "--version"], capture_output=True, text=True).stdout.split()[2].rstrip(",")
@@ -93,7 +93,6 @@ def test_networks(daemon: Daemon, name: str) -> None:
     daemon.docker("network", "rm", name)
 
 
-@NEEDS_CONNECT
 def test_connect(daemon: Daemon, sleeper: str) -> None:
     """network connect and disconnect of a running container"""
     daemon.docker("network", "create", sleeper)
@@ -131,7 +130,6 @@ def test_build(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     daemon.docker("rmi", "cli-build")
 
 
-@NEEDS_HEALTH
 def test_health(daemon: Daemon, name: str) -> None:
     """health checks"""
     options = ["--health-cmd", "true", "--health-interval", "1s", "--name", name]

@@ -15,7 +15,7 @@ import pytest
 from docker.models.containers import Container
 
 from tests.conformance.conftest import first_bytes
-from tests.conformance.missing import NEEDS_BUILD, NEEDS_CONNECT
+from tests.conformance.missing import NEEDS_BUILD
 from tests.support.daemon import LIB
 
 pytestmark = pytest.mark.client(f"docker-py {docker.__version__}")
@@ -202,7 +202,6 @@ def test_networks(client: docker.DockerClient, name: str) -> None:
         network.remove()
 
 
-@NEEDS_CONNECT
 def test_connect(client: docker.DockerClient, sleeper: Container) -> None:
     """networks: connect and disconnect a running container"""
     network = client.networks.create(f"{sleeper.name}-n")

@@ -312,6 +312,14 @@ async def test_exec(hull: Hull) -> None:
 
     process = await task.exec(ExecId(new_id()), exec_spec(SLEEP), attached=True)
     assert process.stdio is not None
+    await process.kill()
+    assert (await end_of(process)).code == 137
+    await process.kill()
+    await read_all(process.stdio)
+    await process.stdio.aclose()
+
+    process = await task.exec(ExecId(new_id()), exec_spec(SLEEP), attached=True)
+    assert process.stdio is not None
     await task.delete()
     await read_all(process.stdio)  # it ends with its task
     await process.stdio.aclose()

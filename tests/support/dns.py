@@ -9,18 +9,18 @@ import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from tests.support.netns import inside
 
 A, PTR, AAAA = 1, 12, 28
-NOERROR, NXDOMAIN = 0, 3
+NOERROR, NXDOMAIN, REFUSED = 0, 3, 5
 
 
 @dataclass(frozen=True)
 class Answer:
-    """``addresses`` of the A records; ``names`` of the PTR records."""
+    """``addresses`` of the A and AAAA records; ``names`` of the PTR records."""
 
     status: int
     addresses: tuple[str, ...]
@@ -96,6 +96,8 @@ def _parse(answer: bytes) -> Answer:
         offset += 10
         if kind == A:
             addresses.append(str(IPv4Address(answer[offset : offset + 4])))
+        if kind == AAAA:
+            addresses.append(str(IPv6Address(answer[offset : offset + 16])))
         if kind == PTR:
             names.append(_name(answer, offset)[0])
         offset += length

@@ -186,6 +186,7 @@ class FakeNetworks:
         ports: Sequence[PublishedPort],
         container_name: str,
         hostname: str,
+        dns: Sequence[str] = (),
     ) -> Attached:
         await self._stage.act("networks.attach")
         made = [self._endpoint(container_id, container_name, wanted) for wanted in endpoints]
@@ -209,6 +210,25 @@ class FakeNetworks:
         )
         self._ground.attached[container_id] = attached
         return attached
+
+    def check(self, container_id: str, wanted: EndpointRequest) -> None:
+        self.get(wanted.network)
+
+    async def connect(
+        self, container_id: str, wanted: EndpointRequest, ports: Sequence[PublishedPort]
+    ) -> Attached:
+        await self._stage.act("networks.connect")
+        old = self._ground.attached[container_id]
+        made = self._endpoint(container_id, old.endpoints[0].name, wanted)
+        self._ground.attached[container_id] = new = replace(old, endpoints=(*old.endpoints, made))
+        return new
+
+    async def disconnect(self, container_id: str, network_id: NetworkId) -> Attached:
+        await self._stage.act("networks.disconnect")
+        old = self._ground.attached[container_id]
+        kept = tuple(one for one in old.endpoints if one.network_id != network_id)
+        self._ground.attached[container_id] = new = replace(old, endpoints=kept)
+        return new
 
     async def detach(self, container_id: str) -> None:
         await self._stage.act("networks.detach")

@@ -288,6 +288,10 @@ class FakeExec:
     async def wait(self) -> ExitStatus:
         return await self._process.wait()
 
+    async def kill(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._process.end(128 + SIGKILL)
+
     async def resize(self, *, rows: int, columns: int) -> None:
         self._process.size = (rows, columns) if self._process.spec.tty else None
 
@@ -352,6 +356,10 @@ class FakeTask:
         if resources.blkio_weight:
             raise FeatureMissing("fake", "BlkioWeight", "there is no disk")
         self._trace.resources = resources
+
+    async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
+        await self._stage.act("task.edit_file")
+        edit(b"")
 
     async def stats(self) -> TaskStats:
         await self._stage.act("task.stats")

@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +31,8 @@ from proa.host.rtnetlink import (
 CLONE_NEWNET = 0x40000000
 WAN_HOST = IPv4Interface("203.0.113.1/24")  # the private host's address on its wide area network
 WAN_PEER = IPv4Interface("203.0.113.2/24")  # a machine out there
+WAN_HOST6 = IPv6Interface("2001:db8::1/64")
+WAN_PEER6 = IPv6Interface("2001:db8::2/64")
 CONNECT_TIMEOUT_S = 10.0  # a connection that should come about does so on the busiest machine
 REFUSED_TIMEOUT_S = 0.4  # what should not, is not waited for
 _OWN = "/proc/thread-self/ns/net"
@@ -95,14 +97,21 @@ def listen(namespace: int | Path, port: int) -> socket.socket:
     return inside(namespace, lambda: socket.create_server(("0.0.0.0", port)))
 
 
-def connect(namespace: int | Path, address: IPv4Address | str, port: int) -> Callable[[], socket.socket]:
+def listen6(namespace: int | Path, port: int) -> socket.socket:
+    """As ``listen``, on all IPv6 addresses."""
+    return inside(namespace, lambda: socket.create_server(("::", port), family=socket.AF_INET6))
+
+
+def connect(
+    namespace: int | Path, address: IPv4Address | IPv6Address | str, port: int
+) -> Callable[[], socket.socket]:
     """Return a function that connects from a namespace."""
     return lambda: inside(
         namespace, lambda: socket.create_connection((str(address), port), timeout=CONNECT_TIMEOUT_S)
     )
 
 
-def cannot_connect(namespace: int | Path, address: IPv4Address | str, port: int) -> bool:
+def cannot_connect(namespace: int | Path, address: IPv4Address | IPv6Address | str, port: int) -> bool:
     """Tell whether a connection from a namespace is refused or goes unanswered."""
     try:
         inside(
@@ -146,7 +155,12 @@ def _wide_area_network(outside: int) -> None:
         namespace=outside,
         mtu=1500,
     )
-    route.transact(set_link(wan.index, up=True), add_address(wan.index, WAN_HOST), create_veth(pair))
+    route.transact(
+        set_link(wan.index, up=True),
+        add_address(wan.index, WAN_HOST),
+        add_address(wan.index, WAN_HOST6),
+        create_veth(pair),
+    )
     route.transact(add_default_route(wan.index, WAN_PEER.ip))
     route.close()
 
@@ -154,7 +168,11 @@ def _wide_area_network(outside: int) -> None:
         far = RouteSocket()
         link = far.find_link("eth0")
         assert link is not None
-        far.transact(set_link(link.index, up=True), add_address(link.index, WAN_PEER))
+        far.transact(
+            set_link(link.index, up=True),
+            add_address(link.index, WAN_PEER),
+            add_address(link.index, WAN_PEER6),
+        )
         # It knows a way to the containers' addresses, as a hostile neighbour would.
         far.transact(add_default_route(link.index, WAN_HOST.ip))
         far.close()

@@ -89,6 +89,7 @@ class ContainerStreamRoutes:
                 tail=_tail(query.text("tail")),
                 timestamps=query.flag("timestamps"),
                 follow=query.flag("follow"),
+                details=query.flag("details"),
             ),
         )
         content_type = logs_type(request, tty=container.config.tty)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from proa.engine.container import Container, MountPoint, State
+from proa.engine.container import Container, Health, MountPoint, State
 from proa.model.config import ContainerConfig, EndpointSettings, PortBinding
 from proa.model.network import Endpoint
 from proa.wire import containers as wire
@@ -87,6 +87,7 @@ def state(container: Container) -> wire.ContainerState:
         error=container.error,
         started_at=format_time(container.started_at_ns),
         finished_at=format_time(container.finished_at_ns),
+        health=_health(container.health) if container.health else UNSET,
     )
 
 
@@ -96,7 +97,7 @@ def status_text(container: Container, now_ns: int) -> str:
     finished = human_duration(now_ns - container.finished_at_ns)
     match container.state:
         case State.RUNNING:
-            return f"Up {started}"
+            return f"Up {started}{_health_text(container.health)}"
         case State.PAUSED:
             return f"Up {started} (Paused)"
         case State.RESTARTING:
@@ -109,6 +110,28 @@ def status_text(container: Container, now_ns: int) -> str:
             return "Created"
         case State.EXITED:
             return f"Exited ({container.exit_code}) {finished} ago" if container.finished_at_ns else ""
+
+
+def _health(health: Health) -> wire.Health:
+    return wire.Health(
+        status=health.status,
+        failing_streak=health.failing_streak,
+        log=[
+            wire.HealthResult(
+                start=format_time(result.start_ns),
+                end=format_time(result.end_ns),
+                exit_code=result.exit_code,
+                output=result.output,
+            )
+            for result in health.results
+        ],
+    )
+
+
+def _health_text(health: Health | None) -> str:
+    if health is None:
+        return ""
+    return " (health: starting)" if health.status == "starting" else f" ({health.status})"
 
 
 def human_duration(duration_ns: int) -> str:
@@ -185,6 +208,9 @@ def _endpoint(asked: EndpointSettings, got: Endpoint) -> EndpointSettings:
         ip_address=str(got.address.ip),
         ip_prefix_len=got.address.network.prefixlen,
         gateway=str(got.gateway) if got.gateway else "",
+        global_ipv6_address=str(got.address6.ip) if got.address6 else "",
+        global_ipv6_prefix_len=got.address6.network.prefixlen if got.address6 else 0,
+        ipv6_gateway=str(got.gateway6) if got.gateway6 else "",
         dns_names=list(got.dns_names) or None,
     )
 

@@ -62,7 +62,6 @@ def _programs() -> list[Finding]:
         ("conmon", "conmon", "keeps containers' output and exit status"),
         ("qemu-system-x86_64", "qemu-system-x86", "runs virtual machines"),
         ("mke2fs", "e2fsprogs", "makes the writable disks of virtual machines"),
-        ("dnsmasq", "dnsmasq-base", "resolves names on user-defined networks"),
         ("ps", "procps", "answers docker top"),
         ("tini-static", "tini", "is the init of --init"),
     )

@@ -8,6 +8,7 @@ import click
 from proa.cli import (
     archives,
     attach,
+    build,
     copying,
     create,
     execute,
@@ -110,5 +111,5 @@ for _command in (archives.load, archives.save, archives.import_, images.tag, ima
     image.add_command(_command)
 image.add_command(images.images, "ls")
 image.add_command(images.rmi, "rm")
-for _command in (registries.pull, registries.push):
+for _command in (registries.pull, registries.push, build.build):
     image.add_command(_command)

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+
 import click
+from msgspec.structs import replace
 
 from proa.cli import values
 from proa.cli.context import for_each, get_client
@@ -32,13 +36,14 @@ def network() -> None:
 @network.command()
 @click.option("-d", "--driver", default="bridge", help="Driver to manage the network [bridge]")
 @click.option("--attachable", is_flag=True, help="Enable manual container attachment")
-@click.option("--gateway", default="", help="IPv4 gateway for the subnet")
+@click.option("--aux-address", multiple=True, metavar="NAME=ADDRESS", help="Address no container may get")
+@click.option("--gateway", multiple=True, help="IPv4 or IPv6 gateway for the subnet")
 @click.option("--internal", is_flag=True, help="Restrict external access to the network")
-@click.option("--ip-range", default="", help="Allocate container ip from a sub-range")
+@click.option("--ip-range", multiple=True, help="Allocate container ip from a sub-range")
 @click.option("--ipv6", is_flag=True, help="Enable IPv6 address assignment")
 @click.option("--label", multiple=True, metavar="KEY=VALUE", help="Set metadata on a network")
 @click.option("-o", "--opt", multiple=True, metavar="KEY=VALUE", help="Set driver specific options")
-@click.option("--subnet", default="", help="Subnet in CIDR format that represents a network segment")
+@click.option("--subnet", multiple=True, help="Subnet in CIDR format that represents a network segment")
 @click.argument("name")
 @click.pass_context
 def create(
@@ -46,25 +51,34 @@ def create(
     name: str,
     driver: str,
     attachable: bool,
-    gateway: str,
+    aux_address: tuple[str, ...],
+    gateway: tuple[str, ...],
     internal: bool,
-    ip_range: str,
+    ip_range: tuple[str, ...],
     ipv6: bool,
     label: tuple[str, ...],
     opt: tuple[str, ...],
-    subnet: str,
+    subnet: tuple[str, ...],
 ) -> None:
     """Create a network NAME."""
-    if (gateway or ip_range) and not subnet:
-        raise click.UsageError("every ip-range or gateway must have a corresponding subnet")
-    ranges = [IpamConfig(subnet=subnet, ip_range=ip_range, gateway=gateway)] if subnet else None
+    pools = {one: IpamConfig(subnet=one) for one in subnet}
+    for text in gateway:
+        owner = _owner(text, pools, "gateway")
+        pools[owner] = replace(pools[owner], gateway=text)
+    for text in ip_range:
+        owner = _owner(text.partition("/")[0], pools, "ip-range")
+        pools[owner] = replace(pools[owner], ip_range=text)
+    for name_of, text in values.parse_labels(aux_address).items():
+        owner = _owner(text, pools, "aux-address")
+        known = pools[owner].auxiliary_addresses or {}
+        pools[owner] = replace(pools[owner], auxiliary_addresses={**known, name_of: text})
     request = NetworkCreateRequest(
         name=name,
         driver=driver,
         attachable=attachable,
         internal=internal,
         enable_ipv6=ipv6 or None,
-        ipam=Ipam(config=ranges),
+        ipam=Ipam(config=list(pools.values()) or None),
         options=values.parse_labels(opt) or None,
         labels=values.parse_labels(label) or None,
     )
@@ -127,14 +141,19 @@ def remove(ctx: click.Context, names: tuple[str, ...], force: bool) -> None:
 
 @network.command()
 @click.option("--alias", multiple=True, help="Add network-scoped alias for the container")
+@click.option("--gw-priority", default=0, help="Highest gw-priority provides the default gateway")
 @click.option("--ip", default="", help="IPv4 address")
+@click.option("--ip6", default="", help="IPv6 address")
 @click.argument("name")
 @click.argument("container")
 @click.pass_context
-def connect(ctx: click.Context, name: str, container: str, alias: tuple[str, ...], ip: str) -> None:
+def connect(
+    ctx: click.Context, name: str, container: str, alias: tuple[str, ...], gw_priority: int, ip: str, ip6: str
+) -> None:
     """Connect CONTAINER to the network NAME."""
+    addresses = EndpointIpamConfig(i_pv4_address=ip, i_pv6_address=ip6)
     settings = EndpointSettings(
-        aliases=list(alias) or None, ipam_config=EndpointIpamConfig(i_pv4_address=ip) if ip else None
+        aliases=list(alias) or None, gw_priority=gw_priority, ipam_config=addresses if ip or ip6 else None
     )
     body = NetworkConnectRequest(container=container, endpoint_config=settings)
     get_client(ctx).do(routes.NETWORK_CONNECT, body=body, id=name)
@@ -169,3 +188,15 @@ def prune(ctx: click.Context, filters: tuple[str, ...], force: bool) -> None:
         click.echo("Deleted Networks:")
         for name in done.networks_deleted:
             click.echo(name)
+
+
+def _owner(text: str, pools: Mapping[str, IpamConfig], what: str) -> str:
+    """Return the subnet that holds an address."""
+    try:
+        address = ip_address(text)
+        owner = next((one for one in pools if address in ip_network(one, strict=False)), None)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if owner is None:
+        raise click.UsageError(f"no matching subnet for {what} {text}")
+    return owner

@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from proa.cli import values
+from proa.cli.health import on_failure, parse_health
 from proa.cli.terminal import is_terminal, window_size
 from proa.model.config import (
     Empty,
     EndpointIpamConfig,
     EndpointSettings,
-    HealthConfig,
     HostConfig,
     LogConfig,
     NetworkingConfig,
@@ -55,7 +55,7 @@ def build_request(
         attach_stderr=stderr,
         exposed_ports=exposed or None,
         volumes=dict.fromkeys(anonymous, Empty()) or None,
-        healthcheck=HealthConfig(test=["NONE"]) if flags["no_healthcheck"] else None,
+        healthcheck=parse_health(flags),
         stop_signal=flags["stop_signal"],
         stop_timeout=flags["stop_timeout"],
         mac_address=flags["mac_address"] or "",
@@ -114,7 +114,7 @@ def _host_config(flags: Flags, bindings: Any, binds: Sequence[str]) -> HostConfi
         extra_hosts=list(flags["add_host"]) or None,
         group_add=list(flags["group_add"]) or None,
         sysctls=values.parse_labels(flags["sysctl"]) or None,
-        annotations=values.parse_labels(flags["annotation"]) or None,
+        annotations={**values.parse_labels(flags["annotation"]), **on_failure(flags)} or None,
         storage_opt=values.parse_labels(flags["storage_opt"]) or None,
         volumes_from=list(flags["volumes_from"]) or None,
         volume_driver=flags["volume_driver"] or "",
@@ -139,8 +139,11 @@ def _networking(flags: Flags) -> NetworkingConfig | None:
     for position, (name, options) in enumerate(networks or [("default", {})]):
         first = position == 0
         wanted = options.get("ip") or (address if first else "")
+        wanted6 = options.get("ip6", "")
+        addresses = EndpointIpamConfig(i_pv4_address=wanted, i_pv6_address=wanted6)
         endpoints[name] = EndpointSettings(
-            ipam_config=EndpointIpamConfig(i_pv4_address=wanted) if wanted else None,
+            ipam_config=addresses if wanted or wanted6 else None,
+            gw_priority=_parse_priority(options.get("gw-priority", "0")),
             mac_address=options.get("mac-address") or (mac if first and mac else ""),
             aliases=[*([options["alias"]] if "alias" in options else []), *(aliases if first else [])]
             or None,
@@ -150,8 +153,15 @@ def _networking(flags: Flags) -> NetworkingConfig | None:
     return NetworkingConfig(endpoints_config=endpoints)
 
 
+def _parse_priority(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"invalid gw-priority: {text}") from None
+
+
 def _parse_network(text: str) -> tuple[str, dict[str, str]]:
-    """Read NAME or name=NAME,ip=…,alias=…,mac-address=…"""
+    """Read NAME or name=NAME,ip=…,ip6=…,alias=…,mac-address=…,gw-priority=…"""
     if "=" not in text:
         return text, {}
     fields = dict(word.partition("=")[::2] for word in text.split(","))

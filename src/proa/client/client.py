@@ -20,7 +20,7 @@ import msgspec
 
 from proa.client.connection import Connection, Response
 from proa.client.endpoint import Endpoint, environment_endpoint, host_endpoint
-from proa.client.errors import ApiError, ProtocolError
+from proa.client.errors import ApiError, ConnectionLost, ProtocolError
 from proa.wire import routes
 from proa.wire.codec import decode
 from proa.wire.errors import ErrorResponse
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from proa.client.tls import TlsSocket
 
 T = TypeVar("T")
+_REPEATABLE = ("GET", "HEAD")
 Query = Mapping[str, str | int | bool | Sequence[str] | None]
 
 
@@ -128,10 +129,17 @@ class Client:
 
         Raises ApiError, ConnectionFailed, ProtocolError.
         """
+        is_kept = self._idle is not None
         connection = self._take()
         try:
             response = self._request(connection, route, query, body, path, headers)
             data = response.read()
+        except ConnectionLost:
+            connection.close()
+            if not is_kept or route.method not in _REPEATABLE:
+                raise
+            # It closed a connection that lay idle as we wrote to it: nothing was done.
+            return self.call(route, returns=returns, query=query, body=body, headers=headers, **path)
         except BaseException:
             connection.close()
             raise

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import h11
 
 from proa.client.endpoint import Endpoint, TlsFiles
-from proa.client.errors import ConnectionFailed, ProtocolError
+from proa.client.errors import ConnectionFailed, ConnectionLost, ProtocolError
 
 if TYPE_CHECKING:
     from proa.client.tls import TlsSocket
@@ -153,7 +153,7 @@ class Connection:
                 if event.status_code == 101:
                     return Response(self, event)
                 continue
-            raise ProtocolError("the daemon closed the connection without an answer")
+            raise ConnectionLost("the daemon closed the connection without an answer")
 
     def _send_body(self, body: bytes | Iterable[bytes] | None) -> None:
         pieces = [body] if isinstance(body, bytes) else body or ()

@@ -33,3 +33,7 @@ class ApiError(ClientError):
 
 class ProtocolError(ClientError):
     """What came back is not what the Engine API allows."""
+
+
+class ConnectionLost(ProtocolError):
+    """The daemon closed the connection instead of answering."""

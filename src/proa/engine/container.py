@@ -76,6 +76,25 @@ class MountPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthResult:
+    """One run of a health check. Times are Unix nanoseconds; ``exit_code`` -1: it did not end, or begin."""
+
+    start_ns: int
+    end_ns: int
+    exit_code: int
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What the health checks of a container say. ``status`` is starting, healthy or unhealthy."""
+
+    status: str = "starting"
+    failing_streak: int = 0
+    results: tuple[HealthResult, ...] = ()  # the last five, oldest first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
     """All that proa knows of one container.
 
@@ -89,6 +108,8 @@ class Container:
         means that the daemon died meanwhile.
     :ivar for_build: runs a step of a build, and goes with it; seen at start-up it is removed.
     :ivar stopped_by_user: the last end was asked for, so restart policies leave it alone.
+    :ivar short_runs: how many runs in a row ended soon after a restart: what the next delay grows with.
+    :ivar health: None without a health check.
     :ivar endpoints: where it is attached while it runs; ``ports`` what is published then.
     """
 
@@ -114,6 +135,8 @@ class Container:
     started_at_ns: int = 0
     finished_at_ns: int = 0
     restart_count: int = 0
+    short_runs: int = 0
+    health: Health | None = None
     launching: bool = False
     ending: bool = False
     passing_pause: bool = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -22,6 +22,7 @@ from proa.engine.events import EventBus
 from proa.engine.execs import Execs
 from proa.engine.filters import Filters
 from proa.engine.lifecycle import Lifecycle
+from proa.engine.log_options import log_attributes
 from proa.engine.logs import LogQuery, LogRecord, read_log
 from proa.engine.queries import Queries
 from proa.engine.registry import Registry
@@ -157,6 +158,9 @@ class Containers:
             raise InvalidParameter("Bad parameters: you must choose at least one stream")
         if container.host_config.log_config.type == "none":
             raise NotImplementedHere("configured logging driver does not support reading")
+        if query.details:
+            words = (f"{key}={value}" for key, value in sorted(log_attributes(container).items()))
+            query = replace(query, prefix=",".join(words).encode() + b" ")
         unit = self.units[container.id]
 
         def ended() -> bool:

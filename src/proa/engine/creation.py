@@ -23,11 +23,13 @@ from msgspec.structs import replace as replace_struct
 from proa.engine import names, ports
 from proa.engine.container import Container, MountPoint
 from proa.engine.events import EventBus
+from proa.engine.health import check_health_config, merge_check
 from proa.engine.isolation import Hulls
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
+from proa.engine.log_options import parse_log_config
 from proa.engine.mounts import check_bind_sources, parse_mounts, volume_requests
 from proa.engine.networking import check_networking
-from proa.engine.refusals import check_supported, unheeded_of_image
+from proa.engine.refusals import check_supported
 from proa.engine.registry import Registry
 from proa.engine.signals import parse_signal
 from proa.image.images import Images
@@ -42,7 +44,6 @@ from proa.storage.volumes import Volumes
 _NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _ENV_DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RESTART_POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
-LOG_DRIVERS = ("", "json-file", "local", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ class Creation:
         host = _normalise(request.host, without_network=config.network_disabled)
         argv = command_line(config)
         check_config(config, host)
+        check_health_config(config, host)
         with _missing_is_invalid():
             networking = check_networking(config, host, request.networking, self._networks)
             points = parse_mounts(config, host, self._registry.get)
@@ -134,7 +136,6 @@ class Creation:
             self._registry.add(container)
             undo.pop_all()
         self._events.publish("container", "create", container_id, event_attributes(container))
-        warnings += unheeded_of_image(request.config, image.config)
         return Created(id=container_id, warnings=_warnings(host) + warnings)
 
     def _check_files(self, host: HostConfig) -> None:
@@ -242,7 +243,7 @@ def merge_config(config: ContainerConfig, image: ContainerConfig) -> ContainerCo
         labels={**(image.labels or {}), **(config.labels or {})},
         stop_signal=config.stop_signal or image.stop_signal,
         stop_timeout=config.stop_timeout if config.stop_timeout is not None else image.stop_timeout,
-        healthcheck=config.healthcheck or image.healthcheck,
+        healthcheck=merge_check(config.healthcheck, image.healthcheck),
         shell=config.shell or image.shell,
     )
 
@@ -278,8 +279,7 @@ def check_config(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidParameter(f"invalid cgroup parent: {host.cgroup_parent!r}")
     if host.uts_mode == "host" and config.hostname:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
-    if host.log_config.type not in LOG_DRIVERS:
-        raise InvalidParameter(f"logger: no log driver named '{host.log_config.type}' is registered")
+    parse_log_config(host.log_config)
     if host.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     if not -1000 <= host.oom_score_adj <= 1000:

@@ -22,10 +22,12 @@ from proa.engine.creation import Creation
 from proa.engine.events import EventBus
 from proa.engine.execs import Execs
 from proa.engine.files import Files
+from proa.engine.health_checks import HealthChecks
 from proa.engine.images import Images
 from proa.engine.isolation import Hulls
 from proa.engine.launcher import Launcher
 from proa.engine.lifecycle import Lifecycle
+from proa.engine.log_files import LogKeeper
 from proa.engine.networks import Networks
 from proa.engine.queries import Queries
 from proa.engine.registries import Registries
@@ -82,8 +84,11 @@ def build_engine(
 ) -> Engine:
     """Wire the use cases. ``tasks`` owns what watches the running containers."""
     registry, units = Registry(stores.db), Units()
-    launcher = Launcher(registry=registry, hulls=hulls, roots=stores.roots, networks=stores.networks)
-    lifecycle = Lifecycle(registry=registry, units=units, launcher=launcher, events=events, tasks=tasks)
+    execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
+    launcher = _build_launcher(stores, registry=registry, hulls=hulls)
+    lifecycle = _build_lifecycle(
+        registry=registry, units=units, launcher=launcher, execs=execs, events=events, tasks=tasks
+    )
     removal = Removal(
         registry=registry,
         units=units,
@@ -95,17 +100,8 @@ def build_engine(
     )
     lifecycle.on_auto_remove = removal.remove_automatically
     queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
-    execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
     removal.on_removed = execs.forget_container
-    creation = Creation(
-        registry=registry,
-        images=stores.images,
-        volumes=stores.volumes,
-        networks=stores.networks,
-        hulls=hulls,
-        events=events,
-        containers_dir=stores.containers_dir,
-    )
+    creation = _build_creation(stores, registry=registry, hulls=hulls, events=events)
     images = Images(store=stores.images, registry=registry, events=events)
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
@@ -132,7 +128,9 @@ def build_engine(
         ),
         images=images,
         volumes=volumes,
-        networks=Networks(store=stores.networks, registry=registry, units=units, events=events),
+        networks=Networks(
+            store=stores.networks, registry=registry, units=units, launcher=launcher, events=events
+        ),
         registries=registries,
         builds=builds,
         system=System(
@@ -190,3 +188,48 @@ def _make_builds(
     )
     contexts = Contexts(stores.context_layers, stores.images)
     return Builds(tools=tools, contexts=contexts, hulls=hulls, events=events)
+
+
+def _build_launcher(stores: Stores, *, registry: Registry, hulls: Hulls) -> Launcher:
+    return Launcher(
+        registry=registry,
+        hulls=hulls,
+        roots=stores.roots,
+        networks=stores.networks,
+        volumes=stores.volumes,
+    )
+
+
+def _build_creation(stores: Stores, *, registry: Registry, hulls: Hulls, events: EventBus) -> Creation:
+    return Creation(
+        registry=registry,
+        images=stores.images,
+        volumes=stores.volumes,
+        networks=stores.networks,
+        hulls=hulls,
+        events=events,
+        containers_dir=stores.containers_dir,
+    )
+
+
+def _build_lifecycle(
+    *,
+    registry: Registry,
+    units: Units,
+    launcher: Launcher,
+    execs: Execs,
+    events: EventBus,
+    tasks: TaskGroup,
+) -> Lifecycle:
+    health = HealthChecks(registry=registry, execs=execs, events=events, tasks=tasks)
+    lifecycle = Lifecycle(
+        registry=registry,
+        units=units,
+        launcher=launcher,
+        events=events,
+        tasks=tasks,
+        health=health,
+        logs=LogKeeper(tasks),
+    )
+    health.stop, health.restart = lifecycle.stop, lifecycle.restart
+    return lifecycle

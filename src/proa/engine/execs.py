@@ -146,6 +146,13 @@ class Execs:
             raise WrongState(f"cannot resize exec {exec_id}: it is not running")
         await process.resize(rows=rows, columns=columns)
 
+    async def kill(self, exec_id: ExecId) -> None:
+        """Kill it, if it runs, with all that it started, and wait until it has ended."""
+        process = self._processes.get(exec_id)
+        if process is not None:
+            await process.kill()
+            await process.wait()
+
     def forget_container(self, container_id: ContainerId) -> None:
         """Drop the execs of a container that has been removed."""
         for one in [one for one in self._execs.values() if one.container_id == container_id]:

@@ -7,27 +7,36 @@ hold the unit's lock and keep the record; here is only what happens between them
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
-from proa.engine.container import Container
+from proa.engine.container import Container, MountPoint
 from proa.engine.isolation import Hulls
 from proa.engine.networking import endpoint_requests
 from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
 from proa.engine.taskspec import build_task_spec
 from proa.engine.unit import Unit
-from proa.model.errors import EngineError, InvalidParameter, WrongState
+from proa.model.errors import (
+    EngineError,
+    FeatureMissing,
+    InvalidParameter,
+    NotFound,
+    WrongState,
+)
 from proa.model.network import Endpoint, PublishedPort
 from proa.model.task import Namespaces, NetworkAttachment, NetworkKind
 from proa.network.attach import Attached
+from proa.network.files import hosts_change
 from proa.network.networks import Networks
 from proa.runtime.seam import Task
 from proa.storage.rootfs import Roots
+from proa.storage.volumes import Volumes
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +53,14 @@ class Launched:
 class Launcher:
     """Starts and takes down tasks."""
 
-    def __init__(self, *, registry: Registry, hulls: Hulls, roots: Roots, networks: Networks) -> None:
+    def __init__(
+        self, *, registry: Registry, hulls: Hulls, roots: Roots, networks: Networks, volumes: Volumes
+    ) -> None:
         self._registry = registry
         self._hulls = hulls
         self._roots = roots
         self._networks = networks
+        self._volumes = volumes
 
     async def launch(self, unit: Unit, container: Container) -> Launched:
         """Make and start the task; the clients attached ahead are connected before the program begins.
@@ -57,15 +69,17 @@ class Launcher:
         """
         runtime = self._hulls[container.runtime]
         async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._leave_volumes, container)
+            mounts = [await self._ready(point) for point in container.mounts]
             rootfs = await self._roots.prepare(container.id, container.layers, runtime.features.rootfs)
             undo.push_async_callback(self._roots.release, container.id)
             attached = await self._attach(container, runtime.features.network)
             undo.push_async_callback(self._networks.detach, container.id)
             spec = build_task_spec(
-                container,
+                replace(container, mounts=tuple(mounts)),
                 rootfs=rootfs,
                 network=attached.attachment,
-                files=self._etc_files(container, attached),
+                files=self._etc_files(container, attached.endpoints),
                 namespaces=self._namespaces(container),
             )
             task = await runtime.create(spec)
@@ -83,12 +97,56 @@ class Launcher:
                 (lambda: task.delete(keep_writes=keep)) if task else lambda: self._forget(container),
                 lambda: self._networks.detach(container.id),
                 lambda: self._roots.release(container.id),
+                lambda: self._leave_volumes(container),
             ]
             for step in steps:
                 try:
                     await step()
                 except (EngineError, OSError):
                     log.exception("taking down container %s", container.id)
+
+    async def _ready(self, point: MountPoint) -> MountPoint:
+        """See that the volume behind a mount is there, and find what lies at its subpath now."""
+        if point.type != "volume" or not point.name:
+            return point
+        await self._volumes.mount(point.name)
+        if not point.subpath:
+            return point
+        return replace(point, source=str(self._volumes.resolve(point.name, point.subpath)))
+
+    async def _leave_volumes(self, container: Container) -> None:
+        """Unmount what no other container that runs, or is about to, has in use."""
+        others = [
+            other
+            for other in self._registry
+            if other.id != container.id and (other.is_alive or other.launching)
+        ]
+        used = {point.name for other in others for point in other.mounts}
+        for name in {point.name for point in container.mounts if point.type == "volume"} - used:
+            with contextlib.suppress(NotFound):
+                await self._volumes.unmount(name)
+
+    def check_live_networks(self, container: Container) -> None:
+        """Raise FeatureMissing for a running container whose networks cannot change."""
+        if self._hulls[container.runtime].features.network is not NetworkKind.NAMESPACE:
+            raise FeatureMissing(
+                container.runtime,
+                "connecting or disconnecting a running container",
+                "its network cards are fixed when it starts: stop it, change them, and start it again",
+            )
+
+    async def update_files(self, task: Task, before: Container, after: Container) -> None:
+        """Make a running container's /etc/hosts and /etc/resolv.conf tell of the networks it is on now.
+
+        What the user has written into them stays.
+        """
+        old, new = self._etc_files(before, before.endpoints), self._etc_files(after, after.endpoints)
+        if "/etc/hosts" in new:
+            lines = hosts_change(old["/etc/hosts"], new["/etc/hosts"])
+            await task.edit_file("/etc/hosts", lines)
+        if "/etc/resolv.conf" in new:
+            was, will_be = old["/etc/resolv.conf"], new["/etc/resolv.conf"]
+            await task.edit_file("/etc/resolv.conf", lambda found: will_be if found == was else found)
 
     async def _forget(self, container: Container) -> None:
         runtime = self._hulls.runtimes.get(container.runtime)
@@ -108,6 +166,7 @@ class Launcher:
             ports=() if mode == "none" else parse_ports(container.config, container.host_config),
             container_name=container.name,
             hostname=container.config.hostname,
+            dns=container.host_config.dns or (),
         )
 
     def _joined(self, ref: str) -> NetworkAttachment:
@@ -144,10 +203,9 @@ class Launcher:
             return f"/proc/{other.pid}/ns/{what}"
         return ""
 
-    def _etc_files(self, container: Container, attached: Attached) -> dict[str, bytes]:
+    def _etc_files(self, container: Container, endpoints: Sequence[Endpoint]) -> dict[str, bytes]:
         host, config = container.host_config, container.config
         hostname = config.hostname
-        endpoints = attached.endpoints
         if host.network_mode.startswith("container:"):
             other = self._registry.get(host.network_mode.removeprefix("container:"))
             hostname, endpoints = other.config.hostname, other.endpoints

@@ -15,6 +15,7 @@ import signal as signals
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,9 +23,13 @@ from anyio.abc import TaskGroup
 from proa.engine.container import Container, State, check_transition
 from proa.engine.creation import event_attributes
 from proa.engine.events import EventBus
+from proa.engine.health import at_end, at_start
+from proa.engine.health_checks import HealthChecks
 from proa.engine.launcher import Launcher
+from proa.engine.log_files import LogKeeper, begin
+from proa.engine.log_options import parse_log_config
 from proa.engine.registry import Registry
-from proa.engine.restarts import restart_delay_s, wants_restart
+from proa.engine.restarts import count_short_runs, restart_delay_s, wants_restart
 from proa.engine.signals import parse_signal
 from proa.engine.unit import Unit, Units, WaitResult
 from proa.model.errors import EngineError, NotModified, StartFailed, TaskLost, Unavailable, WrongState
@@ -49,12 +54,16 @@ class Lifecycle:
         launcher: Launcher,
         events: EventBus,
         tasks: TaskGroup,
+        health: HealthChecks,
+        logs: LogKeeper,
     ) -> None:
         self._registry = registry
         self._units = units
         self._launcher = launcher
         self._events = events
         self._tasks = tasks
+        self._health = health
+        self._logs = logs
         self.on_auto_remove: Callable[[Container], Awaitable[None]] | None = None
 
     # --- what users ask ---
@@ -194,6 +203,12 @@ class Lifecycle:
     def adopt(self, unit: Unit, task: Task) -> None:
         """Watch a task that an earlier daemon started."""
         unit.task = task
+        container = self._registry.get(unit.id)
+        policy = parse_log_config(container.host_config.log_config)
+        try:
+            self._logs.watch(Path(container.log_path), policy)
+        except OSError as error:
+            log.warning("keeping the log of container %s: %s", unit.id, error)
         self._tasks.start_soon(self._supervise, unit, task, name=f"supervise {unit.id[:12]}")
 
     async def lose(self, container: Container, task: Task | None) -> None:
@@ -205,7 +220,11 @@ class Lifecycle:
             lost = replace(container, launching=False, ending=True, pid=0, endpoints=(), ports=())
             if container.is_alive:
                 lost = replace(
-                    lost, state=State.EXITED, exit_code=LOST_EXIT_CODE, finished_at_ns=time.time_ns()
+                    lost,
+                    health=at_end(lost.health),
+                    state=State.EXITED,
+                    exit_code=LOST_EXIT_CODE,
+                    finished_at_ns=time.time_ns(),
                 )
             self._registry.put(lost)
             await self._launcher.take_down(container, task)
@@ -224,9 +243,11 @@ class Lifecycle:
         # A client that hangs up must not leave half a container: the start is finished or undone.
         with anyio.CancelScope(shield=True):
             try:
+                self._keep_log(container)
                 launched = await self._launcher.launch(unit, container)
             except (EngineError, OSError) as error:
                 unit.drop_pending()
+                self._logs.unwatch(Path(container.log_path))
                 self._record_failure(container, error)
                 raise
             await self._connect_late(unit, launched.task)
@@ -240,6 +261,7 @@ class Lifecycle:
                 exit_code=0,
                 oom_killed=False,
                 error="",
+                health=at_start(container.config),
                 started_at_ns=time.time_ns(),
                 finished_at_ns=0,
                 endpoints=launched.endpoints,
@@ -248,8 +270,15 @@ class Lifecycle:
             self._registry.put(running)
         for endpoint in launched.endpoints:
             self._publish_network("connect", endpoint.network_id, running)
+        self._publish_volumes("mount", running)
         self._publish("start", running)
         self._tasks.start_soon(self._supervise, unit, launched.task, name=f"supervise {unit.id[:12]}")
+
+    def _keep_log(self, container: Container) -> None:
+        policy = parse_log_config(container.host_config.log_config)
+        if container.host_config.log_config.type != "none":
+            begin(Path(container.log_path), policy)
+            self._logs.watch(Path(container.log_path), policy)
 
     async def _connect_late(self, unit: Unit, task: Task) -> None:
         """Connect the clients that attached while the task was being started."""
@@ -269,12 +298,7 @@ class Lifecycle:
     async def _supervise(self, unit: Unit, task: Task) -> None:
         """Wait for a task's end and handle it: record, tell, take down, then restart or remove."""
         try:
-            error = ""
-            try:
-                status = await task.wait()
-            except TaskLost as lost:
-                error = str(lost)
-                status = ExitStatus(code=LOST_EXIT_CODE, finished_at_ns=time.time_ns())
+            status, error = await self._wait(unit, task)
             with anyio.CancelScope(shield=True):
                 container, again = await self._handle_end(unit, task, status, error)
             if again:
@@ -283,6 +307,19 @@ class Lifecycle:
                 await self._remove_if_asked(unit)
         except Exception:  # service loop: one container's trouble must not end the daemon
             log.exception("watching container %s", unit.id)
+
+    async def _wait(self, unit: Unit, task: Task) -> tuple[ExitStatus, str]:
+        """Wait for a task's end, and look after its health until then; return also why it was lost."""
+        error = ""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._health.watch, unit)
+            try:
+                status = await task.wait()
+            except TaskLost as lost:
+                error = str(lost)
+                status = ExitStatus(code=LOST_EXIT_CODE, finished_at_ns=time.time_ns())
+            group.cancel_scope.cancel()
+        return status, error
 
     async def _handle_end(
         self, unit: Unit, task: Task, status: ExitStatus, error: str
@@ -299,6 +336,8 @@ class Lifecycle:
                 ending=True,
                 error=error,
                 finished_at_ns=status.finished_at_ns,
+                health=at_end(container.health),
+                short_runs=count_short_runs(container, status.finished_at_ns) if again else 0,
                 stopped_by_user=unit.stop_requested,
                 endpoints=(),
                 ports=(),
@@ -311,11 +350,13 @@ class Lifecycle:
             # Clients are told now: they wait for the exit, not for our cleaning up.
             unit.announce_exit(WaitResult(code=status.code, error=error or None), final=not again)
             unit.task = None
+            self._logs.unwatch(Path(container.log_path))
             await self._launcher.take_down(container, task)
             ended = replace(ended, ending=False)
             self._registry.put(ended)
             for endpoint in container.endpoints:
                 self._publish_network("disconnect", endpoint.network_id, ended)
+            self._publish_volumes("unmount", ended)
             return ended, again
 
     async def _restart_later(self, unit: Unit, container: Container) -> None:
@@ -328,6 +369,10 @@ class Lifecycle:
         async with unit.lock:
             current = self._registry.find(unit.id)
             if current is None or current.state is not State.RESTARTING:
+                return
+            if current.host_config.restart_policy.name in ("", "no"):  # docker update, meanwhile
+                self._registry.put(replace(current, state=State.EXITED))
+                unit.announce_exit(WaitResult(code=current.exit_code), final=True)
                 return
             try:
                 await self._launch(unit, replace(current, restart_count=current.restart_count + 1))
@@ -400,6 +445,15 @@ class Lifecycle:
     def _publish(self, action: str, container: Container | None, **extra: str) -> None:
         if container is not None:
             self._events.publish("container", action, container.id, {**event_attributes(container), **extra})
+
+    def _publish_volumes(self, action: str, container: Container) -> None:
+        for point in container.mounts:
+            if point.type == "volume":
+                attributes = {"container": container.id, "driver": point.driver}
+                if action == "mount":
+                    attributes |= {"destination": point.destination, "propagation": point.propagation}
+                    attributes["read/write"] = str(point.rw).lower()
+                self._events.publish("volume", action, point.name, attributes)
 
     def _publish_network(self, action: str, network_id: str, container: Container) -> None:
         name = next(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a container's log: the whole, its tail, a span of time, or on and on as it grows.
 
-The file is written by conmon or by the guest agent, in conmon's k8s-file format, while the daemon may be
-away. One record is one line of the file:
+The files (``log_files``) are written by conmon or by the guest agent, in conmon's k8s-file format, while the
+daemon may be away. One record is one line:
 
     2026-11-23T22:07:32.123456789+00:00 stdout F the text, a newline is implied
     2026-11-23T22:07:32.123456789+00:00 stderr P text that was not ended by a newline
@@ -12,15 +12,21 @@ Source: conmon, "k8s-file"; Engine API, ContainerLogs.
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import anyio
 from inotify_simple import INotify, flags
 
+from proa.engine.log_files import Part, list_files
 from proa.runtime.seam import StreamId
 
 _CHUNK = 64 * 1024
@@ -39,6 +45,8 @@ class LogQuery:
     tail: int | None = None
     timestamps: bool = False
     follow: bool = False
+    details: bool = False
+    prefix: bytes = b""  # of each line: what ``details`` means for this container
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,24 +65,24 @@ async def read_log(
     :param ended: whether the container has ended by now.
     :param wait_ended: waits for its end.
     """
-    if not path.exists():
-        if not query.follow:
-            return
+    if query.follow and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    with path.open("rb") as file:
-        start = await anyio.to_thread.run_sync(_tail_offset, file.fileno(), query)
-        file.seek(start)
+    with contextlib.ExitStack() as files:
+        parts = list_files(path)
+        opened = await anyio.to_thread.run_sync(_open_all, parts, query, files)
         parser = _Parser(query)
-        while chunk := file.read(_CHUNK):
-            for record in parser.feed(chunk):
-                yield record
-            await anyio.lowlevel.checkpoint()
-            if parser.past_until:
-                return
-        if not query.follow:
+        for file in opened:
+            while chunk := file.read(_CHUNK):
+                for record in parser.feed(chunk):
+                    yield record
+                await anyio.lowlevel.checkpoint()
+                if parser.past_until:
+                    return
+        if not query.follow or not opened:
             return
-        async for chunk in _grow(path, file.fileno(), ended, wait_ended):
+        done = max(part.number for part in parts)
+        async for chunk in _grow(path, opened[-1].fileno(), done, ended, wait_ended):
             for record in parser.feed(chunk):
                 yield record
             if parser.past_until:
@@ -136,6 +144,8 @@ class _Parser:
         partial = tag[:1] == b"P"
         self._in_line[stream] = partial
         data = text if partial else text + b"\n"
+        if query.prefix and not continues:
+            data = query.prefix + data
         if query.timestamps and not continues:
             data = _docker_time(time) + b" " + data
         return LogRecord(stream=_STREAMS[stream], data=data)
@@ -152,13 +162,46 @@ def _docker_time(time: bytes) -> bytes:
     return f"{whole:%Y-%m-%dT%H:%M:%S}.{at % 1_000_000_000:09d}Z".encode()
 
 
-def _tail_offset(fd: int, query: LogQuery) -> int:
-    """Return where the last ``tail`` lines of the wanted streams begin, reading the file backwards."""
-    if query.tail is None:
-        return 0
+def _open_all(parts: Sequence[Part], query: LogQuery, files: contextlib.ExitStack) -> list[BinaryIO]:
+    """Open the files of a log, oldest first, each where the reading is to begin.
+
+    All at once, so that none is dropped before it has been read.
+    """
+    opened: list[BinaryIO] = []
+    left = query.tail
+    for part in reversed(parts):
+        try:
+            file: BinaryIO = files.enter_context(part.path.open("rb"))
+        except FileNotFoundError:  # dropped, or compressed, just now
+            continue
+        if part.is_compressed:
+            file = files.enter_context(_unpack(file))
+        opened.append(file)
+        if left is not None:
+            offset, found = _tail_offset(file.fileno(), left, query)
+            file.seek(offset)
+            left = max(left - found, 0)
+            if not left and not query.follow:
+                break
+    return opened[::-1]
+
+
+def _unpack(packed: BinaryIO) -> BinaryIO:
+    plain = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    with gzip.open(packed) as source:
+        shutil.copyfileobj(source, plain, 1 << 20)
+    plain.seek(0)
+    return plain
+
+
+def _tail_offset(fd: int, tail: int, query: LogQuery) -> tuple[int, int]:
+    """Return where the last ``tail`` lines of the wanted streams begin, and how many there are from there.
+
+    Reads the file backwards.
+    """
     end = os.fstat(fd).st_size
-    if query.tail <= 0:
-        return end
+    if tail <= 0:
+        return end, 0
     wanted = tuple(
         name
         for name, stream in _STREAMS.items()
@@ -176,11 +219,11 @@ def _tail_offset(fd: int, query: LogQuery) -> int:
             offset -= len(line)
             if _ends_line(line, wanted):
                 found += 1
-                if found > query.tail:
-                    return offset + len(line) + 1
+                if found > tail:
+                    return offset + len(line) + 1, tail
             offset -= 1
         position = start
-    return 0
+    return 0, found
 
 
 def _ends_line(line: bytes, wanted: tuple[bytes, ...]) -> bool:
@@ -189,20 +232,47 @@ def _ends_line(line: bytes, wanted: tuple[bytes, ...]) -> bool:
 
 
 async def _grow(
-    path: Path, fd: int, ended: Callable[[], bool], wait_ended: Callable[[], Awaitable[object]]
+    path: Path, fd: int, done: int, ended: Callable[[], bool], wait_ended: Callable[[], Awaitable[object]]
 ) -> AsyncIterator[bytes]:
-    """Yield what is appended until the container has ended and nothing more is there."""
-    with INotify() as watch:
-        watch.add_watch(str(path), flags.MODIFY | flags.CLOSE_WRITE)
+    """Yield what is appended until the container has ended and nothing more is there.
+
+    :param fd: the newest file, and ``done`` the highest number there was when it was opened.
+    """
+    with INotify() as watch, contextlib.ExitStack() as files:
+        watch.add_watch(str(path.parent), flags.MOVED_TO | flags.CREATE)
+        watch.add_watch(f"/proc/self/fd/{fd}", flags.MODIFY | flags.CLOSE_WRITE)
         while True:
             # Asked before the read: what was written before the end is then surely read.
             is_last = ended()
             while chunk := os.read(fd, _CHUNK):
                 yield chunk
+            following, done = _next_file(path, os.fstat(fd).st_ino, done)
+            if following is not None:
+                while chunk := os.read(fd, _CHUNK):  # nobody writes there any more
+                    yield chunk
+                files.close()  # a dropped file is gone only when nobody has it open
+                fd = files.enter_context(following).fileno()
+                watch.add_watch(f"/proc/self/fd/{fd}", flags.MODIFY | flags.CLOSE_WRITE)
+                continue
             if is_last:
                 return
             await _first_of(lambda: anyio.wait_readable(watch.fileno()), wait_ended)
             watch.read(timeout=0)
+
+
+def _next_file(path: Path, inode: int, done: int) -> tuple[BinaryIO | None, int]:
+    """Open the file that came after the one read; None when it is the present one.
+
+    :param done: the highest number of those that have been read; returned anew.
+    """
+    for part in list_files(path):
+        if part.inode == inode:
+            done = max(done, part.number)
+        elif not part.number or part.number > done:
+            with contextlib.suppress(FileNotFoundError):
+                plain = part.path.open("rb")
+                return (_unpack(plain) if part.is_compressed else plain), max(done, part.number)
+    return None, done
 
 
 async def _first_of(*waits: Callable[[], Awaitable[object]]) -> None:

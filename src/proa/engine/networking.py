@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from msgspec.structs import replace
 
-from proa.model.config import ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig
+from proa.model.config import (
+    ContainerConfig,
+    EndpointIpamConfig,
+    EndpointSettings,
+    HostConfig,
+    NetworkingConfig,
+)
 from proa.model.errors import InvalidParameter
 from proa.model.network import EndpointRequest
 from proa.network.networks import Networks
@@ -48,7 +54,7 @@ def check_networking(
     checked = {}
     for position, (name, settings) in enumerate(endpoints.items()):
         network = networks.get(name)
-        if network.driver != "bridge":
+        if network.driver in ("host", "null"):
             raise InvalidParameter(
                 f"conflicting options: cannot attach both user-defined and non-user-defined "
                 f"network-modes: {network.name}"
@@ -70,16 +76,33 @@ def endpoint_requests(networking: Mapping[str, EndpointSettings]) -> list[Endpoi
 
 
 def _parse_endpoint(name: str, settings: EndpointSettings) -> EndpointRequest:
-    wanted = settings.ipam_config.i_pv4_address if settings.ipam_config else ""
+    ipam = settings.ipam_config or EndpointIpamConfig()
+    if ipam.link_local_i_ps:
+        raise InvalidParameter(
+            "link-local addresses of the user's choice (--link-local-ip) are not supported"
+        )
+    if settings.driver_opts:
+        option = min(settings.driver_opts)
+        raise InvalidParameter(f"the driver option {option} of an endpoint is not supported")
+    if name == "bridge" and settings.aliases:
+        raise InvalidParameter(
+            "network-scoped alias is supported only for containers in user defined networks"
+        )
     try:
-        address = IPv4Address(wanted) if wanted else None
+        address = IPv4Address(ipam.i_pv4_address) if ipam.i_pv4_address else None
     except AddressValueError as error:
-        raise InvalidParameter(f"invalid IPv4 address: {wanted}") from error
+        raise InvalidParameter(f"invalid IPv4 address: {ipam.i_pv4_address}") from error
+    try:
+        address6 = IPv6Address(ipam.i_pv6_address) if ipam.i_pv6_address else None
+    except AddressValueError as error:
+        raise InvalidParameter(f"invalid IPv6 address: {ipam.i_pv6_address}") from error
     if settings.mac_address and _MAC.fullmatch(settings.mac_address) is None:
         raise InvalidParameter(f"invalid MAC address: {settings.mac_address}")
     return EndpointRequest(
         network=name,
         address=address,
+        address6=address6,
         mac=settings.mac_address.lower().replace("-", ":") or None,
         aliases=tuple(settings.aliases or ()),
+        priority=settings.gw_priority,
     )

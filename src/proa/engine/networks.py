@@ -3,27 +3,52 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from msgspec.structs import replace as replace_struct
+
+from proa.engine.container import Container
 from proa.engine.events import EventBus
 from proa.engine.filters import Filters, check_filters, match_labels, match_text, parse_bool, parse_until_ns
+from proa.engine.launcher import Launcher
 from proa.engine.networking import endpoint_requests
+from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
-from proa.engine.unit import Units
+from proa.engine.unit import Unit, Units
 from proa.model.config import EndpointSettings
-from proa.model.errors import Forbidden, NotFound, NotImplementedHere
+from proa.model.errors import EngineError, Forbidden, InvalidParameter, NotFound
 from proa.model.network import Endpoint, Network, NetworkRequest
 from proa.network.networks import Networks as NetworkStore
 
+log = logging.getLogger(__name__)
+
+_HOST_NETWORK = "container cannot be disconnected from host network or connected to host network"
+_SHARED_NETWORK = (
+    "container sharing network namespace with another container or host cannot be connected to any "
+    "other network"
+)
+_NO_NETWORK = (
+    "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+)
 PREDEFINED = frozenset({"bridge", "host", "none"})
 
 
 class Networks:
     """Creates, lists and removes networks, and changes which of them a container joins."""
 
-    def __init__(self, *, store: NetworkStore, registry: Registry, units: Units, events: EventBus) -> None:
+    def __init__(
+        self,
+        *,
+        store: NetworkStore,
+        registry: Registry,
+        units: Units,
+        launcher: Launcher,
+        events: EventBus,
+    ) -> None:
+        self._launcher = launcher
         self._store = store
         self._registry = registry
         self._units = units
@@ -80,49 +105,71 @@ class Networks:
         return removed
 
     async def connect(self, ref: str, container_ref: str, settings: EndpointSettings) -> None:
-        """Let a container that does not run join a network at its next start.
+        """Let a container join a network: at once when it runs, else at its next start.
 
-        Raises NotImplementedHere for a running one, Forbidden when it is connected already.
+        Raises NoSuchNetwork, NoSuchContainer, Forbidden, InvalidParameter, FeatureMissing (a running VM).
         """
         network = self._store.get(ref)
         unit = self._units[self._registry.get(container_ref).id]
         async with unit.lock:
-            container = self._registry.get(unit.id)
+            with self._units.checked(unit):
+                container = self._registry.get(unit.id)
+            _check_modes(container, network)
             if network.name in container.networking:
                 raise Forbidden(
                     f"endpoint with name {container.name} already exists in network {network.name}"
                 )
+            networking = {
+                **container.networking,
+                network.name: replace_struct(settings, network_id=network.id),
+            }
+            *_others, wanted = endpoint_requests(networking)
+            connected = replace(container, networking=networking)
             if container.is_alive:
-                raise NotImplementedHere(
-                    "proa cannot yet connect a running container: stop it, connect, and start it again"
-                )
-            mode = container.host_config.network_mode
-            if network.driver != "bridge" or mode == "host" or mode.startswith("container:"):
-                raise Forbidden(
-                    "container cannot be connected to multiple networks with one of the networks "
-                    "in private (none) mode"
-                )
-            networking = {**container.networking, network.name: settings}
-            endpoint_requests(networking)
-            self._registry.put(replace(container, networking=networking))
+                self._launcher.check_live_networks(container)
+                ports = parse_ports(container.config, container.host_config)
+                attached = await self._store.connect(container.id, wanted, ports)
+                connected = replace(connected, endpoints=attached.endpoints, ports=attached.ports)
+            else:
+                self._store.check(container.id, wanted)
+            self._registry.put(connected)
+            await self._tell_of_change(unit, container, connected)
         self._publish("connect", network, container=container.id)
 
     async def disconnect(self, ref: str, container_ref: str, *, force: bool = False) -> None:
-        """Take a container that does not run off a network. Raises NotImplementedHere, NotFound."""
+        """Take a container off a network. ``force`` makes no difference: nothing is left behind either way.
+
+        Raises NoSuchNetwork, NoSuchContainer, NotFound, FeatureMissing (a running VM).
+        """
         del force
         network = self._store.get(ref)
         unit = self._units[self._registry.get(container_ref).id]
         async with unit.lock:
-            container = self._registry.get(unit.id)
+            with self._units.checked(unit):
+                container = self._registry.get(unit.id)
+            if network.driver == "host":
+                raise Forbidden(_HOST_NETWORK)
             if network.name not in container.networking:
                 raise NotFound(f"container {container.id} is not connected to network {network.name}")
-            if container.is_alive:
-                raise NotImplementedHere(
-                    "proa cannot yet disconnect a running container: stop it, disconnect, and start it again"
-                )
             networking = {name: value for name, value in container.networking.items() if name != network.name}
-            self._registry.put(replace(container, networking=networking))
+            disconnected = replace(container, networking=networking)
+            if container.is_alive:
+                self._launcher.check_live_networks(container)
+                if any(endpoint.network_id == network.id for endpoint in container.endpoints):
+                    attached = await self._store.disconnect(container.id, network.id)
+                    disconnected = replace(disconnected, endpoints=attached.endpoints, ports=attached.ports)
+            self._registry.put(disconnected)
+            await self._tell_of_change(unit, container, disconnected)
         self._publish("disconnect", network, container=container.id)
+
+    async def _tell_of_change(self, unit: Unit, before: Container, after: Container) -> None:
+        """Change the container's own files; it is on its networks even when they cannot be."""
+        if unit.task is None:
+            return
+        try:
+            await self._launcher.update_files(unit.task, before, after)
+        except (EngineError, OSError) as error:
+            log.warning("files of container %s: %s", unit.id, error)
 
     def _is_dangling(self, network: Network) -> bool:
         if network.name in PREDEFINED:
@@ -132,6 +179,16 @@ class Networks:
     def _publish(self, action: str, network: Network, **extra: str) -> None:
         attributes = {"name": network.name, "type": network.driver, **extra}
         self._events.publish("network", action, network.id, attributes)
+
+
+def _check_modes(container: Container, network: Network) -> None:
+    mode = container.host_config.network_mode
+    if network.driver == "host":
+        raise Forbidden(_HOST_NETWORK)
+    if mode == "host" or mode.startswith("container:"):
+        raise InvalidParameter(_SHARED_NETWORK)
+    if mode == "none" or network.driver == "null":
+        raise Forbidden(_NO_NETWORK)
 
 
 def _type(network: Network) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import ip_address
 
 from proa.model.config import ContainerConfig, HostConfig, PortBinding
 from proa.model.errors import InvalidParameter
@@ -32,7 +32,7 @@ def parse_ports(config: ContainerConfig, host: HostConfig) -> tuple[PublishedPor
         for key in config.exposed_ports or ():
             number, protocol = parse_port(key)
             if (number, protocol) not in taken:
-                published.append(PublishedPort(container_port=number, protocol=protocol))
+                published.append(PublishedPort(container_port=number, protocol=protocol, any_address=True))
     return tuple(published)
 
 
@@ -44,13 +44,22 @@ def check_exposed(config: ContainerConfig) -> None:
 
 def _publish(number: int, protocol: str, binding: PortBinding) -> PublishedPort:
     try:
-        host_ip = IPv4Address(binding.host_ip or "0.0.0.0")
-    except AddressValueError as error:
-        if binding.host_ip in ("::", "::1"):  # IPv6 is published with the networks' own IPv6
-            raise InvalidParameter(f"publishing on {binding.host_ip} is not supported: IPv4 only") from error
+        host_ip = ip_address(binding.host_ip.strip("[]") or "0.0.0.0")
+    except ValueError as error:
         raise InvalidParameter(f"invalid IP address {binding.host_ip!r} in a port binding") from error
-    host_port = _parse_number(binding.host_port, binding.host_port) if binding.host_port else 0
-    return PublishedPort(container_port=number, protocol=protocol, host_ip=host_ip, host_port=host_port)
+    first, dash, last = binding.host_port.partition("-")
+    host_port = _parse_number(first, binding.host_port) if dash or first not in ("", "0") else 0
+    last_port = _parse_number(last, binding.host_port) if dash else 0
+    if dash and last_port < host_port:
+        raise InvalidParameter(f"invalid port specification: {binding.host_port!r}")
+    return PublishedPort(
+        container_port=number,
+        protocol=protocol,
+        host_ip=host_ip,
+        host_port=host_port,
+        last_host_port=last_port,
+        any_address=not binding.host_ip,
+    )
 
 
 def _parse_number(text: str, whole: str) -> int:

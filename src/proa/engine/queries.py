@@ -41,6 +41,9 @@ class Queries:
         for status in filters.get("status", ()):
             if status not in ("created", "running", "paused", "restarting", "removing", "exited", "dead"):
                 raise InvalidParameter(f"invalid filter 'status={status}'")
+        for health in filters.get("health", ()):
+            if health not in ("none", "starting", "healthy", "unhealthy"):
+                raise InvalidParameter(f"invalid filter 'health={health}'")
         newest_first = sorted(self._registry, key=lambda container: container.created_at_ns, reverse=True)
         wide = all_ or limit > 0 or bool(filters.get("status"))
         matches = self._matcher(filters)
@@ -102,7 +105,7 @@ class Queries:
                 and _match_volumes(container, filters)
                 and _match_networks(container, filters)
                 and not any(value in ("true", "1") for value in filters.get("is-task", ()))
-                and _any_of("none", filters, "health")
+                and _any_of(container.health.status if container.health else "none", filters, "health")
             )
 
         return matches

@@ -18,7 +18,6 @@ from proa.model.config import (
     ContainerConfig,
     EndpointIpamConfig,
     EndpointSettings,
-    HealthConfig,
     HostConfig,
     NetworkingConfig,
 )
@@ -38,10 +37,8 @@ _REFUSED_HOST = {
 _REFUSED_ENDPOINT = {
     "Links": _LINKS,
     "DriverOpts": "the bridge driver has no options for single endpoints",
-    "GwPriority": "the default route is that of the container's first network",
 }
 _REFUSED_IPAM = {
-    "IPv6Address": "networks have no IPv6 yet",
     "LinkLocalIPs": "containers get no link-local addresses",
 }
 # HostConfig field: (values without a colon, whether container:X is one, what Docker calls it)
@@ -51,9 +48,6 @@ _MODES = {
     "UTSMode": (("", "host"), False, "UTS mode"),
     "CgroupnsMode": (("", "private", "host"), False, "cgroup namespace mode"),
 }
-_LOG_OPTIONS = frozenset(
-    {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag"}
-)
 
 
 def check_supported(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig) -> None:
@@ -61,11 +55,8 @@ def check_supported(config: ContainerConfig, host: HostConfig, networking: Netwo
 
     :param config: the user's own; what an image says beside it is ``unheeded_of_image``'s matter.
     """
-    if is_health_check(config.healthcheck):
-        raise _refusal("Healthcheck", "health checks are not run yet")
     _check_fields("HostConfig", host, HostConfig(), _REFUSED_HOST)
     _check_modes(host)
-    _check_log_options(host)
     for name, endpoint in (networking.endpoints_config or {}).items():
         if endpoint is None:
             continue
@@ -73,18 +64,6 @@ def check_supported(config: ContainerConfig, host: HostConfig, networking: Netwo
         _check_fields(where, endpoint, EndpointSettings(), _REFUSED_ENDPOINT)
         if endpoint.ipam_config:
             _check_fields(f"{where}.IPAMConfig", endpoint.ipam_config, EndpointIpamConfig(), _REFUSED_IPAM)
-
-
-def unheeded_of_image(asked: ContainerConfig, image: ContainerConfig) -> tuple[str, ...]:
-    """Return warnings about what the image wants and does not get. It is no reason to refuse the image."""
-    if asked.healthcheck is None and is_health_check(image.healthcheck):
-        return ("The image's HEALTHCHECK is not run: health checks are not supported yet",)
-    return ()
-
-
-def is_health_check(check: HealthConfig | None) -> bool:
-    """Tell whether there is something to run: an empty test inherits, NONE is none."""
-    return check is not None and bool(check.test) and check.test != ["NONE"]
 
 
 def _check_fields(
@@ -104,15 +83,6 @@ def _check_modes(host: HostConfig) -> None:
         kind, _, ref = mode.partition(":")
         if mode not in words and not (joins and kind == "container" and ref):
             raise InvalidParameter(f"invalid {title}: {mode}")
-
-
-def _check_log_options(host: HostConfig) -> None:
-    for option in host.log_config.config or {}:
-        if option in _LOG_OPTIONS:
-            raise _refusal(f"log option {option}", "logs are not rotated or labelled yet")
-        raise InvalidParameter(
-            f"unknown log opt '{option}' for {host.log_config.type or 'json-file'} log driver"
-        )
 
 
 def _refusal(option: str, reason: str) -> InvalidParameter:

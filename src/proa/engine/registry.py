@@ -18,6 +18,7 @@ from proa.engine.container import Container
 from proa.host.database import Database
 from proa.model.errors import InvalidParameter, NameInUse, NoSuchContainer
 from proa.model.ids import ContainerId
+from proa.model.network import IpAddress
 
 _SCHEMA = (
     "CREATE TABLE container (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL) STRICT",
@@ -25,13 +26,13 @@ _SCHEMA = (
 
 
 def _encode_hook(value: Any) -> Any:  # Any: msgspec's hook is called for whatever it does not know
-    if isinstance(value, (Path, ipaddress.IPv4Address, ipaddress.IPv4Interface, ipaddress.IPv4Network)):
+    if isinstance(value, (Path, ipaddress._IPAddressBase)):
         return str(value)
     raise NotImplementedError(type(value))
 
 
 def _decode_hook(wanted: Any, value: Any) -> Any:  # Any: as above
-    return wanted(value)
+    return ipaddress.ip_address(value) if wanted is IpAddress else wanted(value)
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_hook)

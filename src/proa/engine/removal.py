@@ -16,6 +16,7 @@ from proa.engine.creation import event_attributes
 from proa.engine.events import EventBus
 from proa.engine.filters import Filters, check_filters, match_labels, parse_until_ns
 from proa.engine.lifecycle import Lifecycle
+from proa.engine.log_files import remove_all
 from proa.engine.registry import Registry
 from proa.engine.unit import Unit, Units, WaitResult
 from proa.image.images import Images
@@ -107,7 +108,7 @@ class Removal:
         unit.drop_pending()
         try:
             await self._roots.remove(container.id)
-            Path(container.log_path).unlink(missing_ok=True)
+            remove_all(Path(container.log_path))
         except (EngineError, OSError):
             self._registry.put(replace(container, state=State.DEAD))
             unit.removed = False  # it may be tried again

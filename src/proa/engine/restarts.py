@@ -31,7 +31,10 @@ def wants_start_at_boot(container: Container) -> bool:
 
 def restart_delay_s(container: Container) -> float:
     """Return how long to wait before the next restart: doubled each time, up to a minute."""
-    ran_s = (container.finished_at_ns - container.started_at_ns) / 1e9
-    if ran_s >= STEADY_S:
-        return FIRST_DELAY_S
-    return float(min(FIRST_DELAY_S * 2 ** min(container.restart_count, 20), LONGEST_DELAY_S))
+    return float(min(FIRST_DELAY_S * 2 ** min(max(container.short_runs - 1, 0), 20), LONGEST_DELAY_S))
+
+
+def count_short_runs(container: Container, finished_at_ns: int) -> int:
+    """Return ``short_runs`` of a container that has ended: a run of 10 s begins the count anew."""
+    is_steady = finished_at_ns - container.started_at_ns >= STEADY_S * 1e9
+    return 1 if is_steady else container.short_runs + 1

@@ -20,6 +20,7 @@ from proa.engine.events import Event, EventBus
 from proa.engine.filters import Filters, check_filters
 from proa.engine.images import Images
 from proa.engine.isolation import Hulls
+from proa.engine.log_files import used_bytes
 from proa.engine.queries import Queries
 from proa.engine.registries import Registries
 from proa.engine.registry import Registry
@@ -99,7 +100,7 @@ class DiskUsage:
     """GET /system/df. Sizes are bytes.
 
     :ivar images: each with its own size that it shares with no other image, and its containers' number.
-    :ivar containers: each with what it has written and that plus its image.
+    :ivar containers: each with what it has written, its log too, and that plus its image.
     :ivar volumes: each with its bytes and its containers' number.
     """
 
@@ -186,7 +187,11 @@ class System:
     async def disk_usage(self) -> DiskUsage:
         """Measure what everything takes on disk."""
         usage = await self._images.disk_usage()
-        containers = [(container, *await self._queries.sizes(container)) for container in self._registry]
+        containers = []
+        for container in self._registry:
+            written, whole = await self._queries.sizes(container)
+            logged = used_bytes(Path(container.log_path))
+            containers.append((container, written + logged, whole + logged))
         return DiskUsage(
             layers_bytes=usage.layers_bytes,
             images=[(image, shared, len(self._images.users_of(image.id))) for image, shared in usage.images],

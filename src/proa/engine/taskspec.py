@@ -8,6 +8,7 @@ from pathlib import Path
 
 from proa.engine.container import Container, MountPoint
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
+from proa.engine.log_options import parse_log_config
 from proa.model.task import Mount, MountKind, Namespaces, NetworkAttachment, ProcessSpec, Rootfs, TaskSpec
 
 
@@ -28,6 +29,7 @@ def build_task_spec(
         process=main_process(container),
         rootfs=rootfs,
         log_path=Path(container.log_path) if host.log_config.type != "none" else Path("/dev/null"),
+        log_max_bytes=parse_log_config(host.log_config).max_bytes,
         read_only_rootfs=host.readonly_rootfs,
         mounts=build_mounts(container.mounts),
         files=files,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Collection
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from proa.host.netlink import (
     NETLINK_NETFILTER,
@@ -31,19 +31,26 @@ _CTA_ZONE = 18
 _CTA_TUPLE_IP = 1
 _CTA_TUPLE_PROTO = 2
 _CTA_IP_V4_DST = 2
+_CTA_IP_V6_DST = 4
 _CTA_PROTO_NUM = 1
 _CTA_PROTO_DST_PORT = 3
 
 _NFGENMSG = struct.Struct("=BBH")  # family, version, resource id
 
 
-def forget_udp(targets: Collection[tuple[IPv4Address, int]]) -> int:
-    """Forget the UDP connections that were made to these addresses and ports of the host (address 0.0.0.0:
-    any). Reads the whole table of connections: not for the event loop's thread. Returns how many.
+def forget_udp(targets: Collection[tuple[IPv4Address | IPv6Address, int]]) -> int:
+    """Forget the UDP connections that were made to these addresses and ports of the host (an
+    unspecified address: any). Reads the whole table of connections: not for the event loop's thread. Returns
+    how many.
 
     :raises OSError: the kernel tracks no connections, or CAP_NET_ADMIN is missing.
     """
-    header = _NFGENMSG.pack(socket.AF_INET, 0, 0)
+    families = {socket.AF_INET if address.version == 4 else socket.AF_INET6 for address, _port in targets}
+    return sum(_forget_of(family, targets) for family in families)
+
+
+def _forget_of(family: int, targets: Collection[tuple[IPv4Address | IPv6Address, int]]) -> int:
+    header = _NFGENMSG.pack(family, 0, 0)
     connection = NetlinkSocket(NETLINK_NETFILTER)
     forgotten = 0
     try:
@@ -68,16 +75,19 @@ def forget_udp(targets: Collection[tuple[IPv4Address, int]]) -> int:
     return forgotten
 
 
-def _matches(packed: bytes, targets: Collection[tuple[IPv4Address, int]]) -> bool:
+def _matches(packed: bytes, targets: Collection[tuple[IPv4Address | IPv6Address, int]]) -> bool:
     parts = parse_attributes(packed)
     protocol = parse_attributes(parts.get(_CTA_TUPLE_PROTO, b""))
     if protocol.get(_CTA_PROTO_NUM) != bytes([socket.IPPROTO_UDP]):
         return False
     (port,) = struct.unpack("!H", protocol.get(_CTA_PROTO_DST_PORT, bytes(2)))
-    address = parse_attributes(parts.get(_CTA_TUPLE_IP, b"")).get(_CTA_IP_V4_DST)
-    if address is None:
+    addresses = parse_attributes(parts.get(_CTA_TUPLE_IP, b""))
+    packed_address = addresses.get(_CTA_IP_V4_DST) or addresses.get(_CTA_IP_V6_DST)
+    if packed_address is None:
         return False
-    return (IPv4Address(0), port) in targets or (IPv4Address(address), port) in targets
+    address = ip_address(packed_address)
+    unspecified = IPv4Address(0) if address.version == 4 else IPv6Address(0)
+    return (unspecified, port) in targets or (address, port) in targets
 
 
 def _kind(message: int) -> int:

@@ -125,7 +125,8 @@ class NetlinkSocket:
             self._sequence += 1
             pending[self._sequence] = message
             packed.append(self._pack(message, NLM_F_ACK, self._sequence))
-        self._socket.send(b"".join(packed))
+        if packed:
+            self._socket.send(b"".join(packed))
         failure: OSError | None = None
         while pending:
             for kind, flags, sequence, body in _split(self._socket.recv(_RECEIVE_BYTES)):

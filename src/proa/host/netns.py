@@ -119,6 +119,14 @@ class NamespacePool:
         """
         return await self._request(b"enter " + os.fsencode(path))
 
+    async def allow_ipv6(self, namespace: Namespace) -> None:
+        """Let interfaces that are made in the namespace from now on have IPv6.
+
+        :raises OSError: the kernel refuses.
+        """
+        path = f"/proc/{os.getpid()}/fd/{namespace.fd}"
+        (await self._request(b"ipv6 " + path.encode())).close()
+
     async def close(self) -> None:
         """Drop the pool and end the program. Idempotent."""
         self._closed = True

@@ -6,6 +6,7 @@ SOCK_SEQPACKET socket. One request is one packet, so is one answer:
 
     new            a fresh namespace: loopback up, no IPv6 on later interfaces, Docker's two sysctls
     enter PATH     the namespace that is mounted at PATH
+    ipv6 PATH      the same, with IPv6 on interfaces that are made in it from now on
 
     ok             with two descriptors: the namespace, and an rtnetlink socket inside it
     error ERRNO TEXT
@@ -31,6 +32,12 @@ CLONE_NEWNET = 0x40000000
 NETLINK_ROUTE = 0
 SIOCSIFFLAGS = 0x8914
 IFF_UP_RUNNING = 0x41
+IPV6_SYSCTLS = (
+    ("/proc/sys/net/ipv6/conf/default/disable_ipv6", b"0"),
+    # The engine gives each address once, and tells of the gateway itself.
+    ("/proc/sys/net/ipv6/conf/default/accept_dad", b"0"),
+    ("/proc/sys/net/ipv6/conf/default/accept_ra", b"0"),
+)
 _NAMESPACE = "/proc/self/ns/net"
 _REQUEST_BYTES = 8192
 
@@ -72,12 +79,14 @@ def _enter(request: bytes) -> None:
     if verb == b"new":
         _check(_libc.unshare(CLONE_NEWNET), "unshare")
         _prepare()
-    elif verb == b"enter":
+    elif verb in (b"enter", b"ipv6"):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _check(_libc.setns(descriptor, CLONE_NEWNET), os.fsdecode(path))
         finally:
             os.close(descriptor)
+        if verb == b"ipv6":
+            _write(IPV6_SYSCTLS)
     else:
         raise OSError(22, f"unknown request {verb!r}")
 
@@ -85,7 +94,11 @@ def _enter(request: bytes) -> None:
 def _prepare() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("=16sH22x", b"lo", IFF_UP_RUNNING))
-    for path, value in SYSCTLS:
+    _write(SYSCTLS)
+
+
+def _write(sysctls: tuple[tuple[str, bytes], ...]) -> None:
+    for path, value in sysctls:
         try:
             descriptor = os.open(path, os.O_WRONLY)
         except FileNotFoundError:

@@ -10,11 +10,16 @@ Source: libnftables(3), nft(8).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 _LIBRARY = "libnftables.so.1"  # Debian: libnftables1
 _NFT_CTX_DEFAULT = 0
+_NFT_CTX_OUTPUT_JSON = 1 << 4
 
 
 class NftError(OSError):
@@ -51,6 +56,31 @@ class Nftables:
             raise NftError(f"nft: {errors.decode(errors='replace').strip() or 'failed without a message'}")
         return output.decode(errors="replace")
 
+    def list_ruleset(self) -> list[dict[str, Any]]:
+        """Return all tables, as ``nft --json list ruleset`` prints them.
+
+        :raises NftError: the kernel refuses.
+        """
+        with self._json():
+            found: list[dict[str, Any]] = json.loads(self.run("list ruleset"))["nftables"]
+        return found
+
+    def run_json(self, commands: Sequence[dict[str, Any]]) -> None:
+        """Carry out commands in nft's JSON, as one transaction.
+
+        :raises NftError: refused; nothing was changed.
+        """
+        with self._json():
+            self.run(json.dumps({"nftables": list(commands)}))
+
+    @contextlib.contextmanager
+    def _json(self) -> Iterator[None]:
+        self._library.nft_ctx_output_set_flags(self._context, _NFT_CTX_OUTPUT_JSON)
+        try:
+            yield
+        finally:
+            self._library.nft_ctx_output_set_flags(self._context, 0)
+
     def close(self) -> None:
         """Let go of the connection. Idempotent."""
         if self._context is not None:
@@ -69,6 +99,8 @@ def _load() -> ctypes.CDLL:
     library.nft_ctx_new.restype = context
     library.nft_ctx_free.argtypes = [context]
     library.nft_ctx_free.restype = None
+    library.nft_ctx_output_set_flags.argtypes = [context, ctypes.c_uint]
+    library.nft_ctx_output_set_flags.restype = None
     for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
         function = getattr(library, name)
         function.argtypes = [context]

@@ -17,7 +17,7 @@ import socket
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
 
 from proa.host.netlink import (
     NETLINK_ROUTE,
@@ -49,6 +49,7 @@ RTM_NEWNEIGH = 28
 IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
 IFLA_MTU = 4
+IFLA_LINK = 5
 IFLA_MASTER = 10
 IFLA_PROTINFO = 12
 IFLA_LINKINFO = 18
@@ -61,20 +62,29 @@ IFLA_BR_STP_STATE = 5
 IFLA_BRPORT_MODE = 4
 IFLA_BRPORT_ISOLATED = 33
 VETH_INFO_PEER = 1
+IFLA_MACVLAN_MODE = 1
+IFLA_IPVLAN_MODE = 1
+
+MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
+IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
 
 IFA_ADDRESS = 1
 IFA_LOCAL = 2
 IFA_BROADCAST = 4
+IFA_F_NODAD = 0x02
 RTA_DST = 1
 RTA_OIF = 4
 RTA_GATEWAY = 5
+RTA_PRIORITY = 6
 NDA_LLADDR = 2
 
 IFF_UP = 0x1
 RT_TABLE_MAIN = 254
+RT_TABLE_LOCAL = 255
 RTPROT_BOOT = 3
 RT_SCOPE_UNIVERSE = 0
 RTN_UNICAST = 1
+RTN_LOCAL = 2
 NUD_NOARP = 0x40  # of a bridge's table: fixed, as "bridge fdb add … static" writes it
 NTF_MASTER = 0x4
 NTF_STICKY = 0x40  # a frame that arrives elsewhere does not move it; Linux 4.20
@@ -144,6 +154,32 @@ def create_veth(pair: VethPair) -> Message:
     return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"create veth {pair.device}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubDevice:
+    """A device to be made on a parent, inside a namespace. ``mode``: of MACVLAN_MODES, IPVLAN_MODES."""
+
+    kind: str  # macvlan, ipvlan
+    mode: str
+    parent: int  # index
+    name: str
+    mac: str  # of a macvlan; an ipvlan has its parent's
+    namespace: int  # descriptor
+    mtu: int
+
+
+def create_sub_device(device: SubDevice) -> Message:
+    """A macvlan or ipvlan, born inside its namespace and down."""
+    body = _link_header() + text(IFLA_IFNAME, device.name) + u32(IFLA_LINK, device.parent)
+    body += u32(IFLA_MTU, device.mtu) + u32(IFLA_NET_NS_FD, device.namespace)
+    if device.kind == "macvlan":
+        body += attribute(IFLA_ADDRESS, parse_mac(device.mac))
+        info = u32(IFLA_MACVLAN_MODE, MACVLAN_MODES[device.mode])
+    else:
+        info = attribute(IFLA_IPVLAN_MODE, struct.pack("=H", IPVLAN_MODES[device.mode]))
+    body += nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, device.kind), nested(IFLA_INFO_DATA, info))
+    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"create {device.kind} {device.name}")
+
+
 def set_link(
     index: int,
     *,
@@ -179,25 +215,45 @@ def delete_link(index: int) -> Message:
     return Message(RTM_DELLINK, 0, _link_header(index=index), f"delete link {index}")
 
 
-def add_address(index: int, address: IPv4Interface) -> Message:
-    """Give a device an address; an equal one is left as it is."""
+def add_address(index: int, address: IPv4Interface | IPv6Interface) -> Message:
+    """Give a device an address; an equal one is left as it is. An IPv6 address can be used at once: nobody
+    is asked whether he has it."""
     local = address.ip.packed
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    flags = 0 if address.version == 4 else IFA_F_NODAD
     body = (
-        _IFADDR.pack(socket.AF_INET, address.network.prefixlen, 0, RT_SCOPE_UNIVERSE, index)
+        _IFADDR.pack(family, address.network.prefixlen, flags, RT_SCOPE_UNIVERSE, index)
         + attribute(IFA_LOCAL, local)
         + attribute(IFA_ADDRESS, local)
     )
-    if address.network.prefixlen < 31:
+    if address.version == 4 and address.network.prefixlen < 31:
         body += attribute(IFA_BROADCAST, address.network.broadcast_address.packed)
     return Message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body, f"add address {address}")
 
 
-def add_default_route(index: int, gateway: IPv4Address) -> Message:
+def add_default_route(index: int, gateway: IPv4Address | IPv6Address | None) -> Message:
+    """Make the default route lead by a gateway, in place of the one there is; None (IPv4): by the device."""
+    header = _default_route(6 if gateway is not None and gateway.version == 6 else 4)
+    by = b"" if gateway is None else attribute(RTA_GATEWAY, gateway.packed)
+    body = header + by + u32(RTA_OIF, index)
+    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, f"add default route by {gateway}")
+
+
+def _default_route(version: int) -> bytes:
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    return _RTMSG.pack(family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
+
+
+def accept_loopback6(index: int) -> Message:
+    """Let packets to [::1] come in by a device, once translation has made them so: what route_localnet is to
+    IPv4. A packet that arrives with that address is dropped by the kernel before."""
     header = _RTMSG.pack(
-        socket.AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0
+        socket.AF_INET6, 128, 0, 0, RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_LOCAL, 0
     )
-    body = header + attribute(RTA_GATEWAY, gateway.packed) + u32(RTA_OIF, index)
-    return Message(RTM_NEWROUTE, NLM_F_CREATE, body, f"add default route by {gateway}")
+    # A metric of its own, behind the kernel's route by the loopback device.
+    body = header + attribute(RTA_DST, bytes(15) + b"\1") + u32(RTA_OIF, index)
+    body += u32(RTA_PRIORITY, 1_000_000 + index)
+    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, f"accept [::1] on device {index}")
 
 
 def fix_port_of_mac(index: int, mac: str) -> Message:

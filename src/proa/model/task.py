@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 
 from proa.model.ids import ContainerId, NetworkId
@@ -107,7 +107,10 @@ class NetworkKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
-    """One interface inside the container. ``device`` is the host's end: a veth or a tap."""
+    """One interface inside the container.
+
+    :ivar device: the host's end, a veth or a tap; "" for one that has none (macvlan).
+    """
 
     name: str  # eth0, eth1…
     device: str
@@ -115,6 +118,8 @@ class Interface:
     mac: str
     address: IPv4Interface
     gateway: IPv4Address | None = None  # set on the one interface that carries the default route
+    address6: IPv6Interface | None = None
+    gateway6: IPv6Address | None = None  # as gateway, of IPv6
     mtu: int = 1500
 
 
@@ -212,6 +217,8 @@ class TaskSpec:
 
     :ivar log_path: where the output of the process is appended, in conmon's k8s-file format:
         ``RFC3339Nano-time stdout|stderr F|P text``.
+    :ivar log_max_bytes: beyond this a new file is renamed over ``log_path``, and the one before left as it
+        is; 0: never.
     :ivar files: content of files the engine owns, by absolute path inside: /etc/hostname, /etc/hosts,
         /etc/resolv.conf. The container may change its copy.
     """
@@ -222,6 +229,7 @@ class TaskSpec:
     process: ProcessSpec
     rootfs: Rootfs
     log_path: Path
+    log_max_bytes: int = 0
     read_only_rootfs: bool = False
     mounts: tuple[Mount, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)

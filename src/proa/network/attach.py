@@ -19,33 +19,28 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Interface
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
+from proa.host.netlink import Message
 from proa.host.netns import Namespace, NamespacePool
-from proa.host.rtnetlink import parse_mac
-from proa.model.errors import EngineError, Internal, InvalidParameter
-from proa.model.ids import new_id, short
+from proa.host.rtnetlink import add_default_route
+from proa.model.errors import Conflict, EngineError, Internal, InvalidParameter
 from proa.model.network import Endpoint, EndpointRequest, Network, PublishedPort
-from proa.model.task import Interface, NetworkAttachment, NetworkKind
-from proa.network import ipam
+from proa.model.task import NetworkAttachment, NetworkKind
 from proa.network.bridge import Bridges
 from proa.network.catalog import Catalog
 from proa.network.devices import DeviceMaker, Plug
 from proa.network.filter import Filter
 from proa.network.names import Resolvers
+from proa.network.plan import AttachRequest, Planner
 from proa.network.ports import PortTable, PortTaken
 from proa.network.reaper import Reaper
-from proa.network.request import DEFAULT_NETWORK, OPTION_ICC, is_off
+from proa.network.request import OPTION_ICC, PARENT_DRIVERS, host_binding, is_off, mode_of
 from proa.network.store import Place, Record
-
-_DEVICE_DIGITS = 12  # of the endpoint's id; "pv" and "pt" before it stay below IFNAMSIZ
 
 _log = logging.getLogger(__name__)
 
@@ -60,23 +55,11 @@ class Attached:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttachRequest:
-    """Whom to attach, and to what."""
-
-    container_id: str
-    kind: NetworkKind
-    endpoints: tuple[EndpointRequest, ...]
-    ports: tuple[PublishedPort, ...]
-    name: str
-    hostname: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Attacher:
     """The parts an attachment is made of; all of them belong to ``Networks``."""
 
-    exec_root: Path
     catalog: Catalog
+    planner: Planner
     bridges: Bridges
     maker: DeviceMaker
     pool: NamespacePool
@@ -118,12 +101,113 @@ class Attacher:
         self.ports.release(container_id, record.ports)
         with _logged("names"):
             for endpoint in record.endpoints:
-                self.resolvers.remove(self.catalog.of_id(endpoint.network_id), endpoint)
+                if endpoint.dns_names:
+                    self.resolvers.remove(endpoint)
         self.reaper.bury(record)
         self._forget_udp(record.ports)
         return record
 
+    def check(self, container_id: str, wanted: EndpointRequest) -> None:
+        """Plan a place without taking it. Raises as ``attach``."""
+        nobody = Record(
+            container_id=container_id, kind=NetworkKind.NAMESPACE, name="", hostname="", namespace=None
+        )
+        self.planner.with_place(nobody, wanted)
+
+    # --- while a container runs ---
+
+    async def connect(
+        self, container_id: str, wanted: EndpointRequest, ports: Sequence[PublishedPort]
+    ) -> Attached:
+        """Put a container that is attached on one more network, or do nothing.
+
+        :param ports: what it publishes, if so far it could not: no network of it led out.
+
+        The default routes and the published ports move if the new network comes first.
+        """
+        async with self.turn:
+            old = self._record_of(container_id)
+            new = self.planner.with_place(old, wanted)
+            place = new.places[-1]
+            async with self._entered(old) as namespace:
+                with contextlib.ExitStack() as undo:
+                    if old.target is None and new.target is not None and ports:
+                        new = replace(new, ports=self._claim(new, ports))
+                        undo.callback(self.ports.release, container_id, new.ports)
+                    await self._connect_device(place, new, namespace, undo)
+                    undo.callback(self._make_known(place.endpoint, new.dns))
+                    self.catalog.replace_record(new)
+                    undo.callback(self.catalog.replace_record, old)
+                    self.filter.move(old, new)
+                    undo.pop_all()
+        return attached_of(new)
+
+    async def disconnect(self, container_id: str, network: Network) -> Attached:
+        """Take a container off one of its networks; what led by it leads by another, if there is one."""
+        async with self.turn:
+            old = self._record_of(container_id)
+            new = self.planner.without_place(old, network)
+            if new.target is None:
+                new = replace(new, ports=())
+            gone = next(place for place in old.places if place.endpoint.network_id == network.id)
+            async with self._entered(old) as namespace:
+                self.catalog.replace_record(new)
+                self.filter.move(old, new)
+                if not new.ports:
+                    self.ports.release(container_id, old.ports)
+                with _logged("names"):
+                    if gone.endpoint.dns_names:
+                        self.resolvers.remove(gone.endpoint)
+                try:
+                    await anyio.to_thread.run_sync(
+                        self.maker.remove, gone.interface, namespace, limiter=self.threads
+                    )
+                    namespace.route.transact(*_routes_of(new, namespace))
+                except OSError as error:
+                    raise Internal(f"failed to take the container off the network: {error}") from error
+        return attached_of(new)
+
+    async def _connect_device(
+        self, place: Place, new: Record, namespace: Namespace, undo: contextlib.ExitStack
+    ) -> None:
+        plug = self._plug_of(place)
+        await self.reaper.make_way(replace(new, places=(place,)))
+        try:
+            if place.endpoint.address6 is not None:
+                await self.pool.allow_ipv6(namespace)
+            await anyio.to_thread.run_sync(self.maker.add, plug, namespace, limiter=self.threads)
+            undo.callback(self.maker.remove, place.interface, namespace)
+            namespace.route.transact(*_routes_of(new, namespace))
+        except OSError as error:
+            raise Internal(f"failed to set up container networking: {error}") from error
+
+    def _record_of(self, container_id: str) -> Record:
+        record = self.catalog.find_record(container_id)
+        if record is None or record.namespace is None:
+            raise Conflict(f"container {container_id} has no network namespace of its own")
+        return record
+
+    @contextlib.asynccontextmanager
+    async def _entered(self, record: Record) -> AsyncIterator[Namespace]:
+        assert record.namespace is not None
+        try:
+            namespace = await self.pool.enter(record.namespace)
+        except OSError as error:
+            raise Internal(f"cannot enter the container's network namespace: {error}") from error
+        try:
+            yield namespace
+        finally:
+            namespace.close()
+
     # --- the steps ---
+
+    def _check_kind(self, record: Record) -> None:
+        for endpoint in record.endpoints:
+            network = self.catalog.of_id(endpoint.network_id)
+            if record.kind is NetworkKind.TAP and network.driver in PARENT_DRIVERS:
+                raise InvalidParameter(
+                    f"network {network.name}: a virtual machine cannot be on a {network.driver} network"
+                )
 
     async def _take_namespace(self, request: AttachRequest) -> Namespace | None:
         if request.kind is NetworkKind.TAP:
@@ -136,7 +220,8 @@ class Attacher:
     async def _build(
         self, request: AttachRequest, namespace: Namespace | None, undo: contextlib.ExitStack
     ) -> Record:
-        record = self._plan(request)
+        record = self.planner.plan(request)
+        self._check_kind(record)
         if record.target is not None and request.ports:
             record = replace(record, ports=self._claim(record, request.ports))
             undo.callback(self.ports.release, record.container_id, record.ports)
@@ -144,12 +229,11 @@ class Attacher:
         undo.callback(self.reaper.bury, record)
         plugs = [self._plug_of(place) for place in record.places]
         try:
+            if namespace is not None and any(endpoint.address6 for endpoint in record.endpoints):
+                await self.pool.allow_ipv6(namespace)
             await anyio.to_thread.run_sync(self.maker.make, record, plugs, namespace, limiter=self.threads)
             for endpoint in record.endpoints:
-                if endpoint.dns_names:
-                    network = self.catalog.of_id(endpoint.network_id)
-                    self.resolvers.add(network, endpoint)
-                    undo.callback(self.resolvers.remove, network, endpoint)
+                undo.callback(self._make_known(endpoint, record.dns))
         except OSError as error:
             raise Internal(f"failed to set up container networking: {error}") from error
         self.filter.publish(record)
@@ -158,94 +242,20 @@ class Attacher:
         self._forget_udp(record.ports)
         return record
 
-    def _plan(self, request: AttachRequest) -> Record:
-        """Choose addresses and names; nothing is made."""
-        places: list[Place] = []
-        target: IPv4Address | None = None
-        for wanted in request.endpoints:
-            network = self.catalog.get(wanted.network)
-            if network.driver != "bridge":
-                continue
-            place = self._place(request, wanted, network, position=len(places), with_route=target is None)
-            if place.interface.gateway is not None:
-                target = place.interface.address.ip
-            places.append(place)
-        # A name of its own: the namespace of the container's last run may not be gone yet.
-        path = self.exec_root / "netns" / f"{short(request.container_id)}-{secrets.token_hex(3)}"
-        return Record(
-            container_id=request.container_id,
-            kind=request.kind,
-            name=request.name,
-            hostname=request.hostname,
-            namespace=path if request.kind is NetworkKind.NAMESPACE else None,
-            places=tuple(places),
-            target=target,
-        )
-
-    def _place(
-        self,
-        request: AttachRequest,
-        wanted: EndpointRequest,
-        network: Network,
-        *,
-        position: int,
-        with_route: bool,
-    ) -> Place:
-        assert network.subnet is not None
-        address = IPv4Interface((self._choose_address(wanted, network), network.subnet.prefixlen))
-        endpoint_id = new_id()
-        gateway = None if network.internal else network.gateway
-        mac = _checked_mac(wanted.mac) if wanted.mac else ipam.mac_of(address.ip)
-        prefix = "pv" if request.kind is NetworkKind.NAMESPACE else "pt"
-        endpoint = Endpoint(
-            container_id=request.container_id,
-            network_id=network.id,
-            endpoint_id=endpoint_id,
-            name=request.name,
-            mac=mac,
-            address=address,
-            gateway=gateway,
-            dns_names=self._names(request, wanted, network),
-        )
-        interface = Interface(
-            name=f"eth{position}",
-            device=prefix + endpoint_id[:_DEVICE_DIGITS],
-            network_id=network.id,
-            mac=mac,
-            address=address,
-            gateway=gateway if with_route else None,
-            mtu=network.mtu,
-        )
-        return Place(endpoint=endpoint, interface=interface)
-
-    def _choose_address(self, wanted: EndpointRequest, network: Network) -> IPv4Address:
-        assert network.subnet is not None
-        taken = self.catalog.taken_addresses(network)
-        if wanted.address is None:
-            return ipam.choose_address(network.subnet, network.ip_range, taken)
-        if network.name == DEFAULT_NETWORK:
-            raise InvalidParameter("user specified IP address is supported on user defined networks only")
-        if not self.catalog.has_own_subnet(network):
-            raise InvalidParameter(
-                "user specified IP address is supported only when connecting to networks with user "
-                "configured subnets"
-            )
-        ipam.check_address(wanted.address, network.subnet, taken)
-        return wanted.address
-
-    @staticmethod
-    def _names(request: AttachRequest, wanted: EndpointRequest, network: Network) -> tuple[str, ...]:
-        """The default network has no names, as in Docker."""
-        if network.name == DEFAULT_NETWORK:
-            return ()
-        names = (request.name, *wanted.aliases, short(request.container_id), request.hostname)
-        return tuple(dict.fromkeys(name for name in names if name))
-
     def _claim(self, record: Record, ports: Sequence[PublishedPort]) -> tuple[PublishedPort, ...]:
         endpoint = next(found for found in record.endpoints if found.address.ip == record.target)
+        network = self.catalog.of_id(endpoint.network_id)
         failed = f"driver failed programming external connectivity on endpoint {record.name}"
+        binding = host_binding(network.options)
+        wanted = [replace(port, host_ip=binding) if port.any_address else port for port in ports]
+        for port in wanted:
+            if port.host_ip.version == 6 and record.target6 is None:
+                raise InvalidParameter(
+                    f"{failed} ({endpoint.endpoint_id}): cannot publish on [{port.host_ip}]: "
+                    f"network {network.name} has no IPv6"
+                )
         try:
-            return self.ports.claim(record.container_id, ports)
+            return self.ports.claim(record.container_id, wanted, ipv6=record.target6 is not None)
         except PortTaken as error:
             raise PortTaken(f"{failed} ({endpoint.endpoint_id}): {error.message}") from error
         except InvalidParameter as error:
@@ -253,11 +263,25 @@ class Attacher:
 
     def _plug_of(self, place: Place) -> Plug:
         network = self.catalog.of_id(place.endpoint.network_id)
+        if network.driver in PARENT_DRIVERS:
+            return Plug(
+                interface=place.interface,
+                index=self.bridges.parent_index(network),
+                driver=network.driver,
+                mode=mode_of(network.driver, network.options),
+            )
         return Plug(
             interface=place.interface,
-            bridge=self.bridges.index(network),
+            index=self.bridges.index(network),
             isolated=is_off(network.options, OPTION_ICC),
         )
+
+    def _make_known(self, endpoint: Endpoint, servers: Sequence[str]) -> Callable[[], None]:
+        """Tell the endpoint's names, if it has any; return what takes them back."""
+        if not endpoint.dns_names:
+            return lambda: None
+        self.resolvers.add(self.catalog.of_id(endpoint.network_id), endpoint, servers)
+        return lambda: self.resolvers.remove(endpoint)
 
     def _forget_udp(self, ports: Sequence[PublishedPort]) -> None:
         targets = frozenset((port.host_ip, port.host_port) for port in ports if port.protocol == "udp")
@@ -270,15 +294,15 @@ def attached_of(record: Record) -> Attached:
     return Attached(attachment=record.attachment, endpoints=record.endpoints, ports=record.ports)
 
 
-def _checked_mac(mac: str) -> str:
-    """:raises InvalidParameter: it is not a MAC address of one device."""
-    try:
-        packed = parse_mac(mac)
-    except ValueError:
-        raise InvalidParameter(f"invalid MAC address: {mac}") from None
-    if packed[0] & 1 or not any(packed):
-        raise InvalidParameter(f"invalid MAC address: {mac}: it is not one of a single device")
-    return mac.lower()
+def _routes_of(record: Record, namespace: Namespace) -> list[Message]:
+    """Return what sets the default routes of a container right."""
+    messages: list[Message] = []
+    for place in record.places:
+        link = namespace.route.find_link(place.interface.name)
+        if link is not None:
+            gateways = (place.interface.gateway, place.interface.gateway6)
+            messages += (add_default_route(link.index, gateway) for gateway in gateways if gateway)
+    return messages
 
 
 @contextlib.contextmanager

@@ -10,26 +10,28 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
-from ipaddress import IPv4Interface, IPv4Network, ip_address
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, ip_address
 from pathlib import Path
 
 from proa.host.rtnetlink import (
     Link,
     RouteSocket,
+    accept_loopback6,
     add_address,
     create_bridge,
     delete_link,
     set_link,
 )
-from proa.model.errors import Conflict, Internal
+from proa.model.errors import Conflict, Internal, InvalidParameter
 from proa.model.network import Network
 from proa.network.files import parse_resolv_conf
 from proa.network.ipam import mac_of
-from proa.network.request import OPTION_BRIDGE_NAME
+from proa.network.request import OPTION_BRIDGE_NAME, OPTION_PARENT
 
 STANDARD_EXEC_ROOT = Path("/run/proa")
 _SYSCTL = Path("/proc/sys/net/ipv4")
 _BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+_BRIDGE_FILTER6 = Path("/proc/sys/net/bridge/bridge-nf-call-ip6tables")
 _SYSCTL6 = Path("/proc/sys/net/ipv6")
 
 _log = logging.getLogger(__name__)
@@ -85,10 +87,16 @@ class Bridges:
                 link = self._route.find_link(network.bridge)
                 assert link is not None
             # IPv6 goes before the device comes up, or it would announce an address.
-            _write(_SYSCTL6 / "conf" / network.bridge / "disable_ipv6", "1")
-            self._route.transact(
-                set_link(link.index, up=True, alias=self._alias), add_address(link.index, address)
-            )
+            has_ipv6 = network.subnet6 is not None
+            _write(_SYSCTL6 / "conf" / network.bridge / "disable_ipv6", "0" if has_ipv6 else "1")
+            messages = [set_link(link.index, up=True, alias=self._alias), add_address(link.index, address)]
+            if network.subnet6 is not None:
+                enable_ipv6_forwarding()
+                for name in ("accept_dad", "accept_ra"):
+                    _write(_SYSCTL6 / "conf" / network.bridge / name, "0")
+                address6 = IPv6Interface((network.gateway6 or 0, network.subnet6.prefixlen))
+                messages += (add_address(link.index, address6), accept_loopback6(link.index))
+            self._route.transact(*messages)
             # A connection from 127.0.0.1 of the host to a published port leaves by the bridge.
             _write(_SYSCTL / "conf" / network.bridge / "route_localnet", "1")
         except OSError as error:
@@ -106,6 +114,19 @@ class Bridges:
         except OSError:
             self.ensure(network)
             return socket.if_nametoindex(network.bridge)
+
+    def parent_index(self, network: Network) -> int:
+        """Return the device number of the parent that a macvlan or ipvlan network is on.
+
+        :raises InvalidParameter: there is no such device.
+        """
+        parent = network.options[OPTION_PARENT]
+        try:
+            return socket.if_nametoindex(parent)
+        except OSError:
+            raise InvalidParameter(
+                f"network {network.name}: the parent device {parent} does not exist"
+            ) from None
 
     def remove(self, network: Network) -> None:
         """Delete the bridge. Takes tens of milliseconds. Idempotent."""
@@ -157,6 +178,21 @@ def enable_forwarding() -> None:
         _log.warning("cannot enable net.ipv4.ip_forward, networks will not reach outside: %s", error)
 
 
+def enable_ipv6_forwarding() -> None:
+    """As ``enable_forwarding``, of IPv6. A router listens to no other router, unless it is told to:
+    interfaces of the host that get their address and route that way go on doing so."""
+    switch = _SYSCTL6 / "conf" / "all" / "forwarding"
+    try:
+        if switch.read_text().strip() == "1":
+            return
+        for path in (_SYSCTL6 / "conf").glob("*/accept_ra"):
+            if path.parent.name not in ("all", "default", "lo") and path.read_text().strip() == "1":
+                path.write_text("2")
+        switch.write_text("1")
+    except OSError as error:
+        _log.warning("cannot enable IPv6 forwarding, networks will not reach outside by IPv6: %s", error)
+
+
 def is_bridge_filtered() -> bool:
     """Tell whether bridged frames pass the IP packet filter (br_netfilter).
 
@@ -165,6 +201,18 @@ def is_bridge_filtered() -> bool:
     """
     try:
         return _BRIDGE_FILTER.read_text().strip() == "1"
+    except OSError:
+        return False
+
+
+def is_ipv6_loopback_lost() -> bool:
+    """Tell whether answers to a connection from [::1] to a published port get lost.
+
+    With br_netfilter they are translated back to [::1] inside the bridge, and the kernel then drops a frame
+    from outside that is addressed to loopback. (IPv4 has route_localnet against that.)
+    """
+    try:
+        return _BRIDGE_FILTER6.read_text().strip() == "1"
     except OSError:
         return False
 

@@ -6,7 +6,7 @@ Invariant: what is here is what is stored; a change is stored before it is visib
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from proa.model.errors import InvalidParameter, NameInUse, NoSuchNetwork
 from proa.model.ids import NetworkId
@@ -31,6 +31,11 @@ class Catalog:
     def bridged(self) -> list[Network]:
         """Return the networks that have a bridge."""
         return [network for network in self.networks() if network.driver == "bridge"]
+
+    def subnets(self) -> list[IPv4Network | IPv6Network]:
+        """Return the subnets of all networks."""
+        found = [subnet for network in self.networks() for subnet in (network.subnet, network.subnet6)]
+        return [subnet for subnet in found if subnet is not None]
 
     def find_named(self, name: str) -> Network | None:
         return next((network for network in self.networks() if network.name == name), None)
@@ -108,4 +113,13 @@ class Catalog:
         taken = {endpoint.address.ip for endpoint in self.endpoints_of(network)}
         if network.gateway is not None:
             taken.add(network.gateway)
+        return taken | {one for one in network.auxiliary.values() if isinstance(one, IPv4Address)}
+
+    def taken_addresses6(self, network: Network) -> set[IPv6Address]:
+        """As ``taken_addresses``, of IPv6."""
+        taken = {one for one in network.auxiliary.values() if isinstance(one, IPv6Address)}
+        found = (endpoint.address6 for endpoint in self.endpoints_of(network))
+        taken |= {address.ip for address in found if address is not None}
+        if network.gateway6 is not None:
+            taken.add(network.gateway6)
         return taken

@@ -12,9 +12,11 @@ from pathlib import Path
 from proa.host.netns import Namespace
 from proa.host.rtnetlink import (
     RouteSocket,
+    SubDevice,
     VethPair,
     add_address,
     add_default_route,
+    create_sub_device,
     create_veth,
     delete_link,
     fix_port_of_mac,
@@ -37,11 +39,18 @@ class TapSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plug:
-    """An interface and where it is plugged in. ``bridge``: device number; ``isolated``: from neighbours."""
+    """An interface and where it is plugged in.
+
+    :ivar index: of the bridge, or of the parent device.
+    :ivar isolated: from its neighbours.
+    :ivar driver: of the network; ``mode`` of one on a parent device.
+    """
 
     interface: Interface
-    bridge: int
-    isolated: bool
+    index: int
+    isolated: bool = False
+    driver: str = "bridge"
+    mode: str = ""
 
 
 class DeviceMaker:
@@ -59,34 +68,77 @@ class DeviceMaker:
         """
         with contextlib.ExitStack() as undo:
             for plug in plugs:
-                index = self._make_veth(plug, namespace) if namespace else self._make_tap(plug, undo)
-                self._set_up_port(plug, index)
+                self._make_one(plug, namespace, undo)
             if namespace is not None:
                 assert record.namespace is not None
                 namespace.bind(record.namespace)
             undo.pop_all()
 
+    def add(self, plug: Plug, namespace: Namespace) -> None:
+        """Make one more device in a container's namespace.
+
+        :raises OSError: nothing is left.
+        """
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.remove, plug.interface, namespace)
+            self._make_one(plug, namespace, undo)
+            undo.pop_all()
+
+    def remove(self, interface: Interface, namespace: Namespace) -> None:
+        """Delete a container's device, which waits for RCU. Idempotent."""
+        link = namespace.route.find_link(interface.name)
+        if link is not None:
+            namespace.route.transact(delete_link(link.index))
+
     def close(self) -> None:
         self._route.close()
+
+    def _make_one(self, plug: Plug, namespace: Namespace | None, undo: contextlib.ExitStack) -> None:
+        if plug.driver != "bridge":
+            assert namespace is not None
+            self._make_sub_device(plug, namespace)
+        else:
+            index = self._make_veth(plug, namespace) if namespace else self._make_tap(plug, undo)
+            self._set_up_port(plug, index)
+
+    def _make_sub_device(self, plug: Plug, namespace: Namespace) -> None:
+        interface = plug.interface
+        device = SubDevice(
+            kind=plug.driver,
+            mode=plug.mode,
+            parent=plug.index,
+            name=interface.name,
+            mac=interface.mac,
+            namespace=namespace.fd,
+            mtu=interface.mtu,
+        )
+        self._route.transact(create_sub_device(device))
+        self._set_up(interface, namespace)
 
     def _make_veth(self, plug: Plug, namespace: Namespace) -> int:
         interface = plug.interface
         pair = VethPair(
             device=interface.device,
-            bridge=plug.bridge,
+            bridge=plug.index,
             peer=interface.name,
             peer_mac=interface.mac,
             namespace=namespace.fd,
             mtu=interface.mtu,
         )
         self._route.transact(create_veth(pair))
+        self._set_up(interface, namespace)
+        return socket.if_nametoindex(interface.device)
+
+    @staticmethod
+    def _set_up(interface: Interface, namespace: Namespace) -> None:
         peer = namespace.route.find_link(interface.name)
         assert peer is not None
         messages = [set_link(peer.index, up=True), add_address(peer.index, interface.address)]
-        if interface.gateway is not None:
-            messages.append(add_default_route(peer.index, interface.gateway))
+        if interface.address6 is not None:
+            messages.append(add_address(peer.index, interface.address6))
+        gateways = (interface.gateway, interface.gateway6)
+        messages += (add_default_route(peer.index, gateway) for gateway in gateways if gateway is not None)
         namespace.route.transact(*messages)
-        return socket.if_nametoindex(interface.device)
 
     def _make_tap(self, plug: Plug, undo: contextlib.ExitStack) -> int:
         interface = plug.interface
@@ -94,7 +146,7 @@ class DeviceMaker:
         index = socket.if_nametoindex(interface.device)
         undo.callback(self._route.transact, delete_link(index))
         self._route.transact(
-            set_link(index, up=True, master=plug.bridge, mtu=interface.mtu, alias=self._alias)
+            set_link(index, up=True, master=plug.index, mtu=interface.mtu, alias=self._alias)
         )
         return index
 

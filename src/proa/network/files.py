@@ -6,11 +6,12 @@ Source: resolv.conf(5), hosts(5); moby daemon/libnetwork/{internal/resolvconf,et
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 
 from proa.model.errors import InvalidParameter
+from proa.model.network import Endpoint, IpAddress
 
 LOCALHOST_LINES = (
     ("127.0.0.1", "localhost"),
@@ -90,9 +91,15 @@ def resolv_conf(
     return "".join(line + "\n" for line in lines).encode()
 
 
+def addresses_of(endpoints: Sequence[Endpoint]) -> list[IpAddress]:
+    """Return the addresses of a container, those of each network together."""
+    found = [address for endpoint in endpoints for address in (endpoint.address, endpoint.address6)]
+    return [address.ip for address in found if address is not None]
+
+
 def hosts_file(
     *,
-    addresses: Sequence[IPv4Address],
+    addresses: Sequence[IpAddress],
     hostname: str,
     domainname: str = "",
     extra_hosts: Sequence[str] = (),
@@ -115,6 +122,19 @@ def hosts_file(
     lines += [_extra_line(entry, host_gateway) for entry in extra_hosts]
     lines += [f"{address}\t{names}" for address in addresses if hostname]
     return "".join(line + "\n" for line in lines).encode()
+
+
+def hosts_change(before: bytes, after: bytes) -> Callable[[bytes], bytes]:
+    """Return what makes of a hosts file that began as ``before`` one that tells what ``after`` does:
+    lines that proa wrote are taken away or added, all others stay."""
+    gone = set(before.splitlines()) - set(after.splitlines())
+    new = [line for line in after.splitlines() if line not in set(before.splitlines())]
+
+    def change(found: bytes) -> bytes:
+        kept = [line for line in found.splitlines() if line not in gone]
+        return b"".join(line + b"\n" for line in (*kept, *new))
+
+    return change
 
 
 def _extra_line(entry: str, host_gateway: IPv4Address | None) -> str:

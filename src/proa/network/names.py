@@ -1,281 +1,282 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of containers on their networks: one dnsmasq for each user-defined network.
+"""Names of containers on their networks: the daemon's side of the resolver.
 
-It listens on the bridge's address only, knows the network's containers by name, alias and short id, and
-forwards everything else to the host's nameservers (an internal network forwards nothing). A name is added by
-writing a file: dnsmasq watches the directory. It is nobody's child and goes on without the daemon; a later
-daemon finds it by its pid file, checked against its command line, and the daemon of the day starts it again
-when it ends.
+The resolver (``proa.network.resolver.server``) is one process for all networks. It is nobody's child and goes
+on without the daemon; a later daemon finds it by its control socket, and the daemon of the day starts it
+again when it ends, and tells it all. It runs only while there is a network that wants it.
 
-    EXEC_ROOT/dns/<network short id>/pid
-    EXEC_ROOT/dns/<network short id>/hosts/<endpoint short id>    "172.18.0.2 web alias 0123456789ab"
+    EXEC_ROOT/dns/control, pid
 
-Source: dnsmasq(8), --hostsdir (removal of files is noticed since 2.87).
+A name is known as soon as ``add`` returns: the resolver reads what it has been told before it answers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import grp
+import json
 import logging
 import os
 import pwd
-import shutil
-import signal
-from collections.abc import Iterable
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+import socket
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.abc
 
 from proa.host.process import run
-from proa.host.watch import Handle, open_process
 from proa.model.errors import ToolFailed
-from proa.model.ids import short
 from proa.model.network import Endpoint, Network
+from proa.network.files import addresses_of
+from proa.network.resolver import server
 
-DNSMASQ = "dnsmasq"
-USERS = ("dnsmasq", "nobody")  # the first that exists; it needs no right but to read its directory
+USERS = ("nobody",)  # it needs no right but to read the host's resolv.conf
 RESTART_DELAY_S = 1.0  # a resolver that cannot stay up must not busy the host
-STOP_GRACE_S = 2.0
+START_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 5.0
+END_GRACE_S = 2.0
+_DNS_PORT = 53
+_IP_FREEBIND = 15  # the address may come back later: somebody may delete the bridge
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolverPlan:
-    """What one resolver does. ``upstream`` None: answer for the network's own names only."""
-
-    directory: Path
-    address: IPv4Address
-    subnet: IPv4Network
-    upstream: Path | None
-
-    @property
-    def hosts(self) -> Path:
-        return self.directory / "hosts"
-
-    @property
-    def pid_file(self) -> Path:
-        return self.directory / "pid"
-
-
-def command_line(plan: ResolverPlan, *, user: str, group: str) -> list[str]:
-    """Build dnsmasq's arguments. Pure."""
-    argv = [
-        DNSMASQ,
-        "--conf-file=/dev/null",
-        "--no-hosts",
-        f"--hostsdir={plan.hosts}",
-        f"--pid-file={plan.pid_file}",
-        f"--user={user}",
-        f"--group={group}",
-        "--bind-interfaces",
-        # A peer's name asked for as IPv6 is answered here, with nothing, not somewhere else with an error.
-        "--domain-needed",
-        f"--listen-address={plan.address}",
-        "--cache-size=1000",
-        *(f"--local=/{zone}/" for zone in reverse_zones(plan.subnet)),
-    ]
-    if plan.upstream is None:
-        return [*argv, "--no-resolv", "--local=/#/"]
-    return [*argv, f"--resolv-file={plan.upstream}"]
-
-
-def reverse_zones(subnet: IPv4Network) -> list[str]:
-    """Return the reverse zones that hold the subnet's addresses and no others; none below a /24."""
-    if subnet.prefixlen > 24:
-        return []
-    octets = max(1, -(-subnet.prefixlen // 8))
-    zones = []
-    for part in subnet.subnets(new_prefix=octets * 8):
-        labels = str(part.network_address).split(".")[:octets]
-        zones.append(".".join(reversed(labels)) + ".in-addr.arpa")
-    return zones
+Packet = dict[str, Any]  # Any: JSON
+Known = Iterable[tuple[Network, Endpoint, Sequence[str]]]
 
 
 class Resolvers:
-    """The resolvers of all networks. ``tasks`` runs what keeps them up."""
+    """What the networks need of the resolver. ``tasks`` runs what keeps it up.
 
-    def __init__(self, root: Path, upstream: Path, tasks: anyio.abc.TaskGroup) -> None:
+    :param known: lists all endpoints with the nameservers their containers want, for a resolver that was
+        started anew.
+    """
+
+    def __init__(
+        self, root: Path, upstream: Path, tasks: anyio.abc.TaskGroup, known: Callable[[], Known]
+    ) -> None:
         self._root = root
         self._upstream = upstream
         self._tasks = tasks
-        self._running: dict[str, _Watched] = {}
-        self._failed: set[str] = set()
+        self._known = known
+        self._networks: dict[str, Network] = {}
+        self._control: socket.socket | None = None
+        self._scope = anyio.CancelScope()
+        self._gone = anyio.Event()
+        self._failed = False
         self._closed = False
+        self._starting = anyio.Lock()
 
-    async def ensure(self, network: Network) -> bool:
-        """Start the network's resolver unless it runs already. The bridge must have its address.
+    def want(self, *networks: Network) -> None:
+        """Have the networks answered for as soon as the resolver runs."""
+        self._networks |= {network.id: network for network in networks}
 
-        :return: whether it runs. A failure is logged: the network works, without names.
+    async def ensure(self, *networks: Network) -> bool:
+        """Have the networks answered for. Their bridges have their addresses, or will.
+
+        :return: whether the resolver runs. A failure is logged: the networks work, without names.
         """
-        plan = self._plan(network)
-        key = short(network.id)
-        if key in self._running:
-            return True
-        plan.hosts.mkdir(parents=True, exist_ok=True)
-        process = await self._found_or_started(network, plan)
-        if process is None:
-            self._failed.add(key)
-            return False
-        self._failed.discard(key)
-        if self._closed:
-            process.close()
-            return True
-        watched = _Watched(process=process, scope=anyio.CancelScope())
-        self._running[key] = watched
-        self._tasks.start_soon(self._keep_up, network, watched, name=f"resolver of {network.name}")
-        return True
+        self.want(*networks)
+        async with self._starting:
+            if self._control is None and not self._closed and self._networks:
+                return await self._connect_and_tell()
+        for network in networks:
+            self._tell_network(network, listens=False)
+        return not self._failed
 
     def may_be_asked(self, network: Network) -> bool:
-        """Whether the resolver runs or is about to; false when it could not be started."""
-        return short(network.id) not in self._failed
+        """Whether the resolver answers for the network, or is about to."""
+        return network.id in self._networks and not self._failed
 
-    def add(self, network: Network, endpoint: Endpoint) -> None:
+    def add(self, network: Network, endpoint: Endpoint, servers: Sequence[str] = ()) -> None:
         """Make the endpoint's names known, in place of what it was known by. Idempotent.
 
-        :raises OSError: the directory cannot be written.
+        :param servers: whom its container wants asked for names that are not on its networks.
         """
-        plan = self._plan(network)
-        plan.hosts.mkdir(parents=True, exist_ok=True)
-        target = plan.hosts / short(endpoint.endpoint_id)
-        # Renamed into place, so that dnsmasq never reads half a line.
-        draft = plan.directory / f"draft-{target.name}"
-        draft.write_text(f"{endpoint.address.ip} {' '.join(endpoint.dns_names)}\n")
-        draft.rename(target)
+        self._send(_endpoint_packet(network, endpoint, servers))
 
-    def remove(self, network: Network, endpoint: Endpoint) -> None:
+    def remove(self, endpoint: Endpoint) -> None:
         """Forget the endpoint's names. Idempotent."""
-        (self._plan(network).hosts / short(endpoint.endpoint_id)).unlink(missing_ok=True)
-
-    def keep_only(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
-        """Make known exactly these endpoints."""
-        wanted = {short(endpoint.endpoint_id): endpoint for endpoint in endpoints}
-        hosts = self._plan(network).hosts
-        if hosts.is_dir():
-            for path in hosts.iterdir():
-                if path.name not in wanted:
-                    path.unlink(missing_ok=True)
-        for endpoint in wanted.values():
-            self.add(network, endpoint)
+        self._send({"op": "drop", "key": endpoint.endpoint_id})
 
     async def stop(self, network: Network) -> None:
-        """End the network's resolver and remove its files. Idempotent."""
-        plan = self._plan(network)
-        self._failed.discard(short(network.id))
-        watched = self._running.pop(short(network.id), None)
-        if watched is not None:
-            watched.scope.cancel()
-        process = find_resolver(plan.directory)
-        if process is not None:
-            await _end(process)
-        shutil.rmtree(plan.directory, ignore_errors=True)
-
-    async def remove_strangers(self, networks: Iterable[Network]) -> None:
-        """Stop the resolvers of networks that are not among those given."""
-        known = {short(network.id) for network in networks}
-        if not self._root.is_dir():
+        """Answer for the network no more; the last one ends the resolver. Idempotent."""
+        if self._networks.pop(network.id, None) is None:
             return
-        for directory in list(self._root.iterdir()):
-            if directory.name in known or not directory.is_dir():
-                continue
-            process = find_resolver(directory)
-            if process is not None:
-                await _end(process)
-            shutil.rmtree(directory, ignore_errors=True)
+        if self._networks:
+            self._send({"op": "forget", "key": network.id})
+            return
+        control, self._control = self._control, None
+        if control is not None:
+            with contextlib.suppress(OSError):
+                control.send(json.dumps({"op": "end"}).encode())
+            with anyio.move_on_after(END_GRACE_S, shield=True):
+                await self._gone.wait()
 
     def close(self) -> None:
-        """Stop watching; the resolvers go on. Idempotent."""
+        """Leave the resolver, which goes on. Idempotent."""
         self._closed = True
-        while self._running:
-            self._running.popitem()[1].scope.cancel()
+        self._control = None
+        self._scope.cancel()
 
-    def _plan(self, network: Network) -> ResolverPlan:
-        assert network.gateway is not None and network.subnet is not None
-        return ResolverPlan(
-            directory=self._root / short(network.id),
-            address=network.gateway,
-            subnet=network.subnet,
-            upstream=None if network.internal else self._upstream,
-        )
+    # --- the connection ---
 
-    async def _found_or_started(self, network: Network, plan: ResolverPlan) -> Handle | None:
-        process = find_resolver(plan.directory)
-        if process is not None:
-            return process
+    async def _connect_and_tell(self) -> bool:
         try:
-            await _start(plan)
-        except ToolFailed as error:
-            _log.warning("network %s: names will not resolve: %s", network.name, error)
-            return None
-        process = find_resolver(plan.directory)
-        if process is None:
-            _log.warning("network %s: names will not resolve: dnsmasq ended at once", network.name)
-        return process
+            control, listening = await self._find_or_start()
+        except (OSError, ToolFailed, TimeoutError) as error:
+            _log.warning("names will not resolve: %s", error)
+            self._failed = True
+            return False
+        self._failed = False
+        if self._closed:
+            control.close()
+            return True
+        self._control, self._gone = control, anyio.Event()
+        self._scope = anyio.CancelScope()
+        for network in list(self._networks.values()):
+            self._tell_network(network, listens=network.id in listening)
+        endpoints = list(self._known())
+        for network, endpoint, servers in endpoints:
+            self._send(_endpoint_packet(network, endpoint, servers))
+        keys = [endpoint.endpoint_id for _network, endpoint, _servers in endpoints]
+        self._send({"op": "keep", "networks": list(self._networks), "endpoints": keys})
+        self._tasks.start_soon(self._keep_up, control, self._scope, self._gone, name="resolver")
+        return True
 
-    async def _keep_up(self, network: Network, watched: _Watched) -> None:
-        """Start the resolver again when it ends; ``stop`` and ``close`` cancel this."""
-        with watched.scope, contextlib.closing(watched.process):
-            await watched.process.wait()
-            _log.warning("the resolver of network %s has ended; starting it again", network.name)
-            await anyio.sleep(RESTART_DELAY_S)
-            if self._running.pop(short(network.id), None) is watched:
-                await self.ensure(network)
+    async def _find_or_start(self) -> tuple[socket.socket, Sequence[str]]:
+        """Return a connection to the resolver, and the networks it listens for."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            control = connect(self._root)
+            answer = await _hello(control)
+            if answer["version"] == server.VERSION:
+                return control, answer["networks"]
+            await _end(control)
+        argv: list[str | Path] = [sys.executable, "-I", "-m", server.__name__]
+        argv += (self._root, self._upstream, self._account())
+        await run(argv, timeout_s=START_TIMEOUT_S)
+        control = connect(self._root)
+        return control, (await _hello(control))["networks"]
 
+    def _account(self) -> str:
+        """Choose whom it becomes: root only where nobody else may read the list of nameservers."""
+        with contextlib.suppress(OSError):
+            reachable = all(path.stat().st_mode & 0o001 for path in self._upstream.resolve().parents)
+            if reachable and self._upstream.stat().st_mode & 0o004:
+                for name in USERS:
+                    with contextlib.suppress(KeyError):
+                        grp.getgrgid(pwd.getpwnam(name).pw_gid)
+                        return name
+        return "root"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Watched:
-    process: Handle
-    scope: anyio.CancelScope
-
-
-def find_resolver(directory: Path) -> Handle | None:
-    """Return the dnsmasq that serves this directory of ours, None when it does not run.
-
-    A pid file may be older than the last boot: the command line must name the directory.
-    """
-    try:
-        pid = int((directory / "pid").read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    process = open_process(pid)
-    if process is None:
-        return None
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if os.fsencode(f"--hostsdir={directory / 'hosts'}") in words and not process.has_ended():
-            return process
-    process.close()
-    return None
-
-
-async def _start(plan: ResolverPlan) -> None:
-    """Run dnsmasq, which puts itself in the background when it is ready to answer.
-
-    :raises ToolFailed: it is not installed, or the address is taken.
-    """
-    user, group = _account(plan.hosts)
-    plan.pid_file.unlink(missing_ok=True)
-    await run(command_line(plan, user=user, group=group), timeout_s=10)
-
-
-def _account(directory: Path) -> tuple[str, str]:
-    """Choose whom dnsmasq becomes: root only where nobody else may enter its directory."""
-    if all(path.stat().st_mode & 0o001 for path in (directory, *directory.parents)):
-        for name in USERS:
-            with contextlib.suppress(KeyError):
-                entry = pwd.getpwnam(name)
-                return name, grp.getgrgid(entry.pw_gid).gr_name
-    return "root", "root"
-
-
-async def _end(process: Handle) -> None:
-    with contextlib.closing(process), anyio.CancelScope(shield=True):
-        process.send_signal(signal.SIGTERM)
-        with anyio.move_on_after(STOP_GRACE_S):
-            await process.wait()
+    def _tell_network(self, network: Network, *, listens: bool) -> None:
+        packet = {
+            "op": "network",
+            "key": network.id,
+            "name": network.name,
+            "subnets": [str(subnet) for subnet in (network.subnet, network.subnet6) if subnet is not None],
+            "internal": network.internal,
+            "address": str(network.gateway),
+        }
+        if listens:
+            self._send(packet)
             return
-        process.send_signal(signal.SIGKILL)
+        try:
+            with contextlib.ExitStack() as opened:
+                kinds = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+                sockets = [opened.enter_context(_bind(str(network.gateway), kind)) for kind in kinds]
+                self._send(packet, [one.fileno() for one in sockets])
+        except OSError as error:
+            _log.warning(
+                "network %s: names will not resolve: %s:53: %s", network.name, network.gateway, error
+            )
+
+    def _send(self, packet: Packet, descriptors: Sequence[int] = ()) -> None:
+        if self._control is None:
+            return  # it will be told all when it runs
+        data = json.dumps(packet).encode()
+        try:
+            socket.send_fds(self._control, [data], list(descriptors))
+        except OSError as error:
+            # ``_keep_up`` sees the end of the connection, and begins anew.
+            _log.warning("the resolver does not take what it is told: %s", error)
+            self._control.shutdown(socket.SHUT_RDWR)
+
+    async def _keep_up(self, control: socket.socket, scope: anyio.CancelScope, gone: anyio.Event) -> None:
+        """Begin anew when the resolver ends, unless ``stop`` wants that; ``close`` cancels this."""
+        with scope:
+            with control:
+                await anyio.wait_readable(control)  # it says nothing unasked: this is the end
+            gone.set()
+            if self._control is not control:
+                return
+            self._control = None
+            _log.warning("the resolver has ended; starting it again")
+            while not self._closed:
+                if await self.ensure():
+                    return
+                await anyio.sleep(RESTART_DELAY_S)
+
+
+def connect(root: Path) -> socket.socket:
+    """Return a connection to the resolver of an exec root's ``dns`` directory.
+
+    :raises OSError: it does not run.
+    """
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    folder = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    try:
+        # By descriptor: the path itself may be longer than the 108 bytes an address takes.
+        control.connect(f"/proc/self/fd/{folder}/{server.CONTROL}")
+        control.setblocking(False)
+    except OSError:
+        control.close()
+        raise
+    finally:
+        os.close(folder)
+    return control
+
+
+async def _hello(control: socket.socket) -> Packet:
+    control.send(json.dumps({"op": "hello"}).encode())
+    with anyio.fail_after(ANSWER_TIMEOUT_S):
+        await anyio.wait_readable(control)
+    data = control.recv(server.PACKET_BYTES)
+    if not data:
+        raise OSError("the resolver has ended")
+    answer: Packet = json.loads(data)
+    return answer
+
+
+async def _end(control: socket.socket) -> None:
+    """Have it end, and wait for that a moment."""
+    with control, contextlib.suppress(OSError), anyio.move_on_after(END_GRACE_S, shield=True):
+        control.send(json.dumps({"op": "end"}).encode())
+        await anyio.wait_readable(control)
+
+
+def _bind(address: str, kind: socket.SocketKind) -> socket.socket:
+    with contextlib.ExitStack() as undo:
+        made = undo.enter_context(socket.socket(socket.AF_INET, kind))
+        made.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((address, _DNS_PORT))
+        if kind == socket.SOCK_STREAM:
+            made.listen(64)
+        undo.pop_all()
+    return made
+
+
+def _endpoint_packet(network: Network, endpoint: Endpoint, servers: Sequence[str]) -> Packet:
+    return {
+        "op": "endpoint",
+        "key": endpoint.endpoint_id,
+        "network": network.id,
+        "container": endpoint.container_id,
+        "addresses": [str(address) for address in addresses_of([endpoint])],
+        "names": list(endpoint.dns_names),
+        "servers": list(servers),
+    }

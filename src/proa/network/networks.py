@@ -25,17 +25,13 @@ import anyio.to_thread
 from proa.host.database import Database
 from proa.host.netns import NamespacePool, is_bound, unbind
 from proa.host.rtnetlink import RouteSocket
-from proa.model.errors import Conflict, EngineError, Forbidden, NameInUse
+from proa.host.ruleset_watch import RulesetWatch
+from proa.model.errors import Conflict, EngineError, Forbidden, InvalidParameter, NameInUse
 from proa.model.ids import NetworkId, new_id, short
 from proa.model.network import Endpoint, EndpointRequest, Network, NetworkRequest, PublishedPort
 from proa.model.task import NetworkKind
 from proa.network import files, ipam
-from proa.network.attach import (
-    Attached,
-    Attacher,
-    AttachRequest,
-    attached_of,
-)
+from proa.network.attach import Attached, Attacher, attached_of
 from proa.network.bridge import (
     Bridges,
     default_bridge_name,
@@ -43,21 +39,26 @@ from proa.network.bridge import (
     table_name,
 )
 from proa.network.catalog import Catalog
+from proa.network.creation import network_of
 from proa.network.devices import DeviceMaker, TapSettings
 from proa.network.filter import Filter
 from proa.network.host_files import RESOLV_CONF, read_hosts, read_resolv_conf
 from proa.network.names import Resolvers
+from proa.network.plan import AttachRequest, Planner
 from proa.network.ports import PortTable
 from proa.network.reaper import Reaper, delete_devices
 from proa.network.request import (
-    DEFAULT_MTU,
     DEFAULT_NETWORK,
     OPTION_BRIDGE_NAME,
     OPTION_MTU,
+    OPTION_PARENT,
+    PARENT_DRIVERS,
     PREDEFINED,
     check_request,
 )
 from proa.network.store import NetworkStore, Record, StoredNetwork
+
+RULES_SETTLE_S = 0.3  # between a change of the host's packet filter and a look at it
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Networks:
         self._tasks = tasks
         self._catalog = Catalog(NetworkStore(db))
         self._changing = anyio.Lock()
+        self._watching = anyio.CancelScope()
         self._route = RouteSocket()
         self._bridges = Bridges(self._route, exec_root)
         self._maker = DeviceMaker(exec_root, self._settings.tap)
@@ -96,10 +98,10 @@ class Networks:
         self._filter = Filter(table_name(exec_root), self._catalog)
         self._pool = NamespacePool(tasks)
         self._reaper = Reaper(tasks)
-        self._resolvers = Resolvers(exec_root / "dns", self._settings.resolv_conf, tasks)
+        self._resolvers = Resolvers(exec_root / "dns", self._settings.resolv_conf, tasks, self._known)
         self._attacher = Attacher(
-            exec_root=exec_root,
             catalog=self._catalog,
+            planner=Planner(exec_root, self._catalog),
             bridges=self._bridges,
             maker=self._maker,
             pool=self._pool,
@@ -135,15 +137,19 @@ class Networks:
         for record in self._catalog.records():
             self._plug(record)
             self._ports.restore(record.container_id, record.ports)
+        watch = RulesetWatch(table_name(self._exec_root))
         self._filter.rebuild()
-        for network in self._catalog.bridged():
-            if self._wants_resolver(network):
-                self._resolvers.keep_only(network, self._named_endpoints(network))
-                self._tasks.start_soon(self._resolvers.ensure, network)
+        self._filter.follow_host()
+        self._tasks.start_soon(self._follow_host, watch, name="packet filter watch")
+        wanted = [network for network in self._catalog.bridged() if self._wants_resolver(network)]
+        if wanted:
+            self._resolvers.want(*wanted)
+            self._tasks.start_soon(self._resolvers.ensure)
 
     async def close(self) -> None:
         """Stop this daemon's helpers. Networks, containers' attachments and resolvers go on. Idempotent."""
         self._resolvers.close()
+        self._watching.cancel()
         await self._pool.close()
         await self._reaper.close()
         self._ports.close()
@@ -162,11 +168,10 @@ class Networks:
             if path not in mounts:
                 unbind(path)
         known = {network.bridge for network in self._catalog.bridged()}
-        known |= {place.interface.device for record in records for place in record.places}
+        known |= {device for record in records for device in record.devices}
         strangers = [link.name for link in self._bridges.strangers(known)]
         if strangers:
             await anyio.to_thread.run_sync(delete_devices, strangers)
-        await self._resolvers.remove_strangers(self._catalog.networks())
 
     # --- networks ---
 
@@ -177,27 +182,18 @@ class Networks:
         async with self._changing:
             if self._catalog.find_named(request.name) is not None:
                 raise NameInUse(f"network with name {request.name} already exists")
-            ours = [network.subnet for network in self._catalog.bridged() if network.subnet is not None]
+            ours = self._catalog.subnets()
             ipam.check_pool(request, ours)
-            self._check_device(request)
+            parent_mtu = self._check_device(request)
             subnet = request.subnet
             if subnet is None:
                 subnet = ipam.choose_subnet([*ours, *self._taken_subnets()])
-            network_id = NetworkId(new_id())
-            network = Network(
-                id=network_id,
-                name=request.name,
-                driver="bridge",
-                created_at_ns=time.time_ns(),
-                internal=request.internal,
-                attachable=request.attachable,
+            network = network_of(
+                request,
+                network_id=NetworkId(new_id()),
                 subnet=subnet,
-                ip_range=request.ip_range,
-                gateway=request.gateway or ipam.choose_gateway(subnet),
-                bridge=request.options.get(OPTION_BRIDGE_NAME, f"pn-{short(network_id)}"),
-                mtu=int(request.options.get(OPTION_MTU, DEFAULT_MTU)),
-                options=dict(request.options),
-                labels=dict(request.labels),
+                created_at_ns=time.time_ns(),
+                parent_mtu=parent_mtu,
             )
             await self._make(StoredNetwork(network=network, own_subnet=request.subnet is not None))
             return network
@@ -227,9 +223,10 @@ class Networks:
                 )
             # Out of the catalog first: from here on nobody can attach to it.
             self._catalog.remove_network(network)
-            self._filter.rebuild()
-            await self._resolvers.stop(network)
-            await anyio.to_thread.run_sync(delete_devices, [network.bridge])
+            if network.driver == "bridge":
+                self._filter.rebuild()
+                await self._resolvers.stop(network)
+                await anyio.to_thread.run_sync(delete_devices, [network.bridge])
             return network
 
     def unused(self) -> Sequence[Network]:
@@ -255,8 +252,9 @@ class Networks:
         ports: Sequence[PublishedPort],
         container_name: str,
         hostname: str,
+        dns: Sequence[str] = (),
     ) -> Attached:
-        """Attach a container to its networks (the first that is not internal carries the default route and
+        """Attach a container to its networks (see ``plan`` for which of them carries the default route and
         the published ports), or do nothing. An attachment it still has is replaced.
 
         NAMESPACE gives a prepared network namespace, with loopback only when there are no endpoints; TAP one
@@ -271,8 +269,27 @@ class Networks:
             ports=tuple(ports),
             name=container_name,
             hostname=hostname,
+            dns=tuple(dns),
         )
         return await self._attacher.attach(request)
+
+    def check(self, container_id: str, wanted: EndpointRequest) -> None:
+        """Raise what joining a network would, were the container started now."""
+        self._attacher.check(container_id, wanted)
+
+    async def connect(
+        self, container_id: str, wanted: EndpointRequest, ports: Sequence[PublishedPort] = ()
+    ) -> Attached:
+        """Put an attached container on one more network, or do nothing; NAMESPACE only. Its ``ports`` are
+        published now if no network that it was on could.
+
+        :raises NoSuchNetwork, InvalidParameter, Forbidden, Conflict, Internal: as ``attach``.
+        """
+        return await self._attacher.connect(container_id, wanted, ports)
+
+    async def disconnect(self, container_id: str, network_id: NetworkId) -> Attached:
+        """Take an attached container off a network that it is on. Raises Conflict, Internal."""
+        return await self._attacher.disconnect(container_id, self._catalog.of_id(network_id))
 
     async def detach(self, container_id: str) -> None:
         """Take a container off its networks. Idempotent; returns before the kernel has finished."""
@@ -297,7 +314,7 @@ class Networks:
         self._catalog.replace_record(renamed)
         for endpoint in renamed.endpoints:
             if endpoint.dns_names:
-                self._resolvers.add(self._catalog.of_id(endpoint.network_id), endpoint)
+                self._resolvers.add(self._catalog.of_id(endpoint.network_id), endpoint, renamed.dns)
         return renamed.endpoints
 
     # --- files of containers ---
@@ -314,14 +331,23 @@ class Networks:
         host = read_resolv_conf(self._settings.resolv_conf)
         if not endpoints:
             return files.resolv_conf(host=host, dns=dns, search=search, options=options)
-        resolvers = []
+        resolvers: list[IPv4Address] = []
         reachable = files.without_loopback(host)
         for endpoint in endpoints:
             network = self._catalog.of_id(endpoint.network_id)
+            if network.driver != "bridge":
+                continue
             is_wanted = network.name != DEFAULT_NETWORK or not (dns or reachable.nameservers)
             if is_wanted and network.gateway is not None and self._resolvers.may_be_asked(network):
                 resolvers.append(network.gateway)
-        return files.resolv_conf(host=reachable, resolvers=resolvers, dns=dns, search=search, options=options)
+        # One is enough, for it knows the names of all networks of the asker; and asks ``dns`` for the others.
+        return files.resolv_conf(
+            host=reachable,
+            resolvers=resolvers[:1],
+            dns=() if resolvers else dns,
+            search=search,
+            options=options,
+        )
 
     def hosts_file(
         self,
@@ -335,7 +361,7 @@ class Networks:
         """Return a container's /etc/hosts; with ``on_host`` for the host's own network, which begins with the
         host's lines. Raises InvalidParameter for a malformed extra host."""
         return files.hosts_file(
-            addresses=[endpoint.address.ip for endpoint in endpoints],
+            addresses=files.addresses_of(endpoints),
             hostname=hostname,
             domainname=domainname,
             extra_hosts=extra_hosts,
@@ -349,6 +375,14 @@ class Networks:
         return self._catalog.get(DEFAULT_NETWORK).gateway
 
     # --- machinery ---
+
+    async def _follow_host(self, watch: RulesetWatch) -> None:
+        with self._watching, contextlib.closing(watch):
+            while True:
+                await watch.changed()
+                # A firewall is loaded in many steps; and nobody can make us do nothing but this.
+                await anyio.sleep(RULES_SETTLE_S)
+                self._filter.follow_host()
 
     def _ensure_predefined(self) -> None:
         for name, driver in PREDEFINED.items():
@@ -365,8 +399,7 @@ class Networks:
         network = Network(id=NetworkId(new_id()), name=name, driver=driver, created_at_ns=time.time_ns())
         if driver != "bridge":
             return network
-        ours = [other.subnet for other in self._catalog.bridged() if other.subnet is not None]
-        subnet = ipam.choose_subnet([*ours, *self._taken_subnets()])
+        subnet = ipam.choose_subnet([*self._catalog.subnets(), *self._taken_subnets()])
         bridge = default_bridge_name(self._exec_root)
         options = {
             "com.docker.network.bridge.default_bridge": "true",
@@ -391,13 +424,25 @@ class Networks:
     def _taken_subnets(self) -> Sequence[IPv4Network]:
         return self._bridges.taken_subnets(self._settings.resolv_conf)
 
-    def _check_device(self, request: NetworkRequest) -> None:
+    def _check_device(self, request: NetworkRequest) -> int:
+        """Check the host's device that a request names; return the MTU of one that it is on, else 0."""
+        if request.driver in PARENT_DRIVERS:
+            parent = self._route.find_link(request.options[OPTION_PARENT])
+            if parent is None:
+                raise InvalidParameter(
+                    f"parent device {request.options[OPTION_PARENT]} does not exist on this host"
+                )
+            return parent.mtu
         device = request.options.get(OPTION_BRIDGE_NAME)
         if device is not None and self._route.find_link(device) is not None:
             raise Conflict(f"a device {device} exists already on this host")
+        return 0
 
     async def _make(self, stored: StoredNetwork) -> None:
         network = stored.network
+        if network.driver != "bridge":
+            self._catalog.add_network(stored)
+            return
         async with contextlib.AsyncExitStack() as undo:
             self._bridges.ensure(network)
             undo.callback(self._bridges.remove, network)
@@ -412,6 +457,8 @@ class Networks:
     def _plug(self, record: Record) -> None:
         for place in record.places:
             network = self._catalog.of_id(place.endpoint.network_id)
+            if not place.interface.device:
+                continue
             try:
                 self._bridges.plug(network, place.interface.device)
             except (EngineError, OSError) as error:
@@ -430,5 +477,11 @@ class Networks:
             return True
         return not files.without_loopback(read_resolv_conf(self._settings.resolv_conf)).nameservers
 
-    def _named_endpoints(self, network: Network) -> Sequence[Endpoint]:
-        return [endpoint for endpoint in self._catalog.endpoints_of(network) if endpoint.dns_names]
+    def _known(self) -> Sequence[tuple[Network, Endpoint, Sequence[str]]]:
+        """Return what the resolver is told: all endpoints that have names."""
+        return [
+            (self._catalog.of_id(endpoint.network_id), endpoint, record.dns)
+            for record in self._catalog.records()
+            for endpoint in record.endpoints
+            if endpoint.dns_names
+        ]

@@ -18,7 +18,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv6Address
 from pathlib import Path
 
 from proa.model.errors import Internal, InvalidParameter
@@ -26,7 +26,6 @@ from proa.model.network import PublishedPort
 
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _DEFAULT_RANGE = (32768, 60999)
-_ANY = IPv4Address(0)
 _SOCKET_TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 _log = logging.getLogger(__name__)
@@ -47,7 +46,9 @@ def conflicts(one: PublishedPort, other: PublishedPort) -> bool:
     """Tell whether two published ports claim the same port of the same address. Pure."""
     if (one.protocol, one.host_port) != (other.protocol, other.host_port):
         return False
-    return one.host_ip == other.host_ip or _ANY in (one.host_ip, other.host_ip)
+    if one.host_ip.version != other.host_ip.version:
+        return False
+    return one.host_ip == other.host_ip or one.host_ip.is_unspecified or other.host_ip.is_unspecified
 
 
 class PortTable:
@@ -57,16 +58,19 @@ class PortTable:
         self._claims: dict[tuple[str, int], list[_Claim]] = {}
         self._next_free: dict[str, int] = {}
 
-    def claim(self, owner: str, ports: Sequence[PublishedPort]) -> tuple[PublishedPort, ...]:
-        """Take all of the ports, choosing those with number 0, or none.
+    def claim(
+        self, owner: str, ports: Sequence[PublishedPort], *, ipv6: bool = False
+    ) -> tuple[PublishedPort, ...]:
+        """Take all of the ports, choosing those with number 0 or a range, or none.
 
+        :param ipv6: the owner has IPv6 too: a port on any address is two, with one number.
         :raises PortTaken: one is taken; the message begins with ``Bind for`` or ``listen``.
         :raises InvalidParameter: the protocol is unknown, or the host does not have the address.
         """
         chosen: list[PublishedPort] = []
         try:
             for port in ports:
-                chosen.append(self._claim_one(owner, port))
+                chosen += self._claim_one(owner, port, ipv6=ipv6)
         except BaseException:
             for port in chosen:
                 self._drop(owner, port)
@@ -97,32 +101,48 @@ class PortTable:
                     claim.held.close()
         self._claims.clear()
 
-    def _claim_one(self, owner: str, port: PublishedPort) -> PublishedPort:
+    def _claim_one(self, owner: str, port: PublishedPort, *, ipv6: bool) -> tuple[PublishedPort, ...]:
         if port.protocol not in (*_SOCKET_TYPES, "sctp"):
             raise InvalidParameter(f"invalid port protocol: {port.protocol}")
-        if port.host_port != 0:
-            self._check_table(port)
-            self._add(_Claim(owner=owner, port=port, held=_bind_or_explain(port)))
-            return port
-        for number in self._candidates(port.protocol):
-            candidate = replace(port, host_port=number)
-            if any(conflicts(candidate, claim.port) for claim in self._of(candidate)):
+        plain = replace(port, last_host_port=0, any_address=False)
+        twins = [plain]
+        if port.any_address and ipv6:
+            twins.append(replace(plain, host_ip=IPv6Address(0)))
+        if port.host_port != 0 and port.last_host_port <= port.host_port:
+            for twin in twins:
+                self._check_table(twin)
+            return self._hold(owner, twins)
+        for number in self._candidates(port):
+            candidates = [replace(twin, host_port=number) for twin in twins]
+            if any(conflicts(one, claim.port) for one in candidates for claim in self._of(one)):
                 continue
             try:
-                held = _bind(candidate)
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    continue
-                raise _explain(candidate, error) from error
-            self._add(_Claim(owner=owner, port=candidate, held=held))
-            self._next_free[port.protocol] = number + 1
-            return candidate
-        raise PortTaken(f"Bind for {port.host_ip}:0 failed: all ports are allocated")
+                held = self._hold(owner, candidates)
+            except PortTaken:
+                continue
+            if port.host_port == 0:
+                self._next_free[port.protocol] = number + 1
+            return held
+        numbers = f"{port.host_port}-{port.last_host_port}" if port.host_port else "0"
+        raise PortTaken(f"Bind for {port.host_ip}:{numbers} failed: all ports are allocated")
 
-    def _candidates(self, protocol: str) -> Iterator[int]:
-        """Yield the host's ephemeral ports, from the one after that given last."""
+    def _hold(self, owner: str, ports: Sequence[PublishedPort]) -> tuple[PublishedPort, ...]:
+        """Bind sockets to all of these ports, or to none. Raises as ``claim``."""
+        with contextlib.ExitStack() as undo:
+            for port in ports:
+                self._add(_Claim(owner=owner, port=port, held=_bind_or_explain(port)))
+                undo.callback(self._drop, owner, port)
+            undo.pop_all()
+        return tuple(ports)
+
+    def _candidates(self, port: PublishedPort) -> Iterator[int]:
+        """Yield the ports of a range; without one the host's ephemeral ports, from the one after that given
+        last."""
+        if port.host_port != 0:
+            yield from range(port.host_port, port.last_host_port + 1)
+            return
         first, last = _port_range()
-        start = self._next_free.get(protocol, first)
+        start = self._next_free.get(port.protocol, first)
         if not first <= start <= last:
             start = first
         yield from range(start, last + 1)
@@ -130,7 +150,7 @@ class PortTable:
 
     def _check_table(self, port: PublishedPort) -> None:
         if any(conflicts(port, claim.port) for claim in self._of(port)):
-            raise PortTaken(f"Bind for {port.host_ip}:{port.host_port} failed: port is already allocated")
+            raise PortTaken(f"Bind for {_written(port)} failed: port is already allocated")
 
     def _of(self, port: PublishedPort) -> list[_Claim]:
         return self._claims.get((port.protocol, port.host_port), [])
@@ -159,7 +179,10 @@ def _bind(port: PublishedPort) -> socket.socket | None:
     if kind is None:
         return None
     with contextlib.ExitStack() as undo:
-        held = undo.enter_context(socket.socket(socket.AF_INET, kind))
+        family = socket.AF_INET if port.host_ip.version == 4 else socket.AF_INET6
+        held = undo.enter_context(socket.socket(family, kind))
+        if family == socket.AF_INET6:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if kind == socket.SOCK_STREAM:
             # Connections of an earlier server that linger in TIME_WAIT do not count; listeners do. And we
             # listen, since two sockets with SO_REUSEADDR may share a port as long as none of them does.
@@ -181,10 +204,15 @@ def _bind_or_explain(port: PublishedPort) -> socket.socket | None:
 def _explain(port: PublishedPort, error: OSError) -> PortTaken | InvalidParameter:
     """Word a failed bind as Go's net package does, which Docker's users know."""
     reason = os.strerror(error.errno or 0).lower()
-    text = f"listen {port.protocol}4 {port.host_ip}:{port.host_port}: bind: {reason}"
+    text = f"listen {port.protocol}{port.host_ip.version} {_written(port)}: bind: {reason}"
     if error.errno == errno.EADDRNOTAVAIL:
         return InvalidParameter(text)
     return PortTaken(text)
+
+
+def _written(port: PublishedPort) -> str:
+    host = str(port.host_ip) if port.host_ip.version == 4 else f"[{port.host_ip}]"
+    return f"{host}:{port.host_port}"
 
 
 def _port_range() -> tuple[int, int]:

@@ -14,7 +14,6 @@ import errno
 import logging
 import time
 from collections.abc import Collection, Sequence
-from ipaddress import IPv4Address
 
 import anyio
 import anyio.abc
@@ -23,6 +22,7 @@ import anyio.to_thread
 from proa.host.conntrack import forget_udp
 from proa.host.netns import unbind
 from proa.host.rtnetlink import RouteSocket, delete_link
+from proa.model.network import IpAddress
 from proa.model.task import NetworkKind
 from proa.network.store import Record
 
@@ -42,7 +42,7 @@ class Reaper:
         self._dead: list[Record] = []
         self._first_died_at = 0.0
         self._last_start_at = 0.0
-        self._targets: set[tuple[IPv4Address, int]] = set()
+        self._targets: set[tuple[IpAddress, int]] = set()
         self._wanted = anyio.Event()
         self._scope = anyio.CancelScope()
         self._burying = anyio.Lock()
@@ -71,7 +71,7 @@ class Reaper:
                     await self._bury_all(delay_s=0)
                     return
 
-    def forget_udp(self, targets: Collection[tuple[IPv4Address, int]]) -> None:
+    def forget_udp(self, targets: Collection[tuple[IpAddress, int]]) -> None:
         """Forget UDP connections to these addresses and ports, so that they follow the rules of now."""
         self._targets.update(targets)
         self._wanted.set()
@@ -111,7 +111,7 @@ class Reaper:
                 await anyio.to_thread.run_sync(_bury, dead)
                 if delay_s:
                     await anyio.sleep(delay_s)
-                veths = [place.interface.device for record in dead for place in record.places]
+                veths = [device for record in dead for device in record.devices]
                 await anyio.to_thread.run_sync(delete_devices, veths)
 
     async def _forget_connections(self) -> None:
@@ -132,7 +132,7 @@ def _bury(dead: Sequence[Record]) -> None:
             except OSError as error:
                 _log.warning("cannot remove a network namespace: %s", error)
     taps = [record for record in dead if record.kind is NetworkKind.TAP]
-    delete_devices([place.interface.device for record in taps for place in record.places])
+    delete_devices([device for record in taps for device in record.devices])
 
 
 def delete_devices(names: Collection[str]) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 
-from proa.host.rtnetlink import IFNAME_MAX
+from proa.host.rtnetlink import IFNAME_MAX, IPVLAN_MODES, MACVLAN_MODES
 from proa.model.errors import Forbidden, InvalidParameter, NotFound
 from proa.model.network import NetworkRequest
 
@@ -20,6 +21,17 @@ OPTION_BRIDGE_NAME = "com.docker.network.bridge.name"
 OPTION_ICC = "com.docker.network.bridge.enable_icc"
 OPTION_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 OPTION_MTU = "com.docker.network.driver.mtu"
+OPTION_HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
+OPTION_GATEWAY_MODES = (
+    "com.docker.network.bridge.gateway_mode_ipv4",
+    "com.docker.network.bridge.gateway_mode_ipv6",
+)
+OPTION_PARENT = "parent"
+PARENT_DRIVERS = {
+    "macvlan": ("macvlan_mode", "bridge", tuple(MACVLAN_MODES)),
+    "ipvlan": ("ipvlan_mode", "l2", tuple(IPVLAN_MODES)),
+}
+"""Drivers whose networks are on a device of the host: the option that names a mode, its default, and all."""
 
 MTU_MIN, MTU_MAX = 68, 65535  # of IPv4: RFC 791, and the kernel's limit for a veth
 DEFAULT_MTU = 1500
@@ -40,7 +52,9 @@ def check_request(request: NetworkRequest) -> None:
         raise Forbidden(f"operation is not permitted on predefined {request.name} network")
     if request.driver in ("host", "null"):
         raise Forbidden(f'only one instance of "{request.driver}" network is allowed')
-    if request.driver != "bridge":
+    if request.driver in PARENT_DRIVERS:
+        _check_parent(request)
+    elif request.driver != "bridge":
         raise NotFound(f"could not find plugin {request.driver} in v1 plugin registry: plugin not found")
     device = request.options.get(OPTION_BRIDGE_NAME)
     if device is not None and (len(device) > IFNAME_MAX or not _DEVICE_NAME.fullmatch(device)):
@@ -48,10 +62,44 @@ def check_request(request: NetworkRequest) -> None:
     mtu = request.options.get(OPTION_MTU)
     if mtu is not None and not (mtu.isdecimal() and MTU_MIN <= int(mtu) <= MTU_MAX):
         raise _bad_option(OPTION_MTU, mtu)
+    try:
+        host_binding(request.options)
+    except ValueError:
+        raise _bad_option(OPTION_HOST_BINDING, request.options[OPTION_HOST_BINDING]) from None
+    for option in OPTION_GATEWAY_MODES:
+        if request.options.get(option, "nat") != "nat":
+            raise InvalidParameter(
+                f"{option}={request.options[option]} is not supported: proa translates (nat)"
+            )
     for option in _SWITCHES:
         value = request.options.get(option, "true")
         if value.lower() not in _TRUE + _FALSE:
             raise _bad_option(option, value)
+
+
+def host_binding(options: Mapping[str, str]) -> IPv4Address:
+    """Return the address on which a network publishes ports that name none."""
+    return IPv4Address(options.get(OPTION_HOST_BINDING) or 0)
+
+
+def mode_of(driver: str, options: Mapping[str, str]) -> str:
+    """Return the mode of a network on a parent device."""
+    option, default, _modes = PARENT_DRIVERS[driver]
+    return options.get(option, default)
+
+
+def _check_parent(request: NetworkRequest) -> None:
+    _option, _default, modes = PARENT_DRIVERS[request.driver]
+    mode = mode_of(request.driver, request.options)
+    if mode not in modes:
+        raise InvalidParameter(f"unknown {request.driver} mode: {mode}: use one of {', '.join(modes)}")
+    parent = request.options.get(OPTION_PARENT, "")
+    if not parent:
+        raise InvalidParameter(
+            f"a {request.driver} network needs the device of the host that it is on: -o parent=eth0"
+        )
+    if parent and (len(parent) > IFNAME_MAX or not _DEVICE_NAME.fullmatch(parent)):
+        raise _bad_option(OPTION_PARENT, parent)
 
 
 def is_off(options: Mapping[str, str], option: str) -> bool:

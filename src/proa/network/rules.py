@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packet filter's rules, as nft text. Pure; golden files in the tests show the whole.
 
-All lives in one table of ours, and no other table is touched. The chains change only with the networks;
+All lives in tables of ours, one of each family (that of IPv6 only where a network has IPv6), and no other
+table is touched. The chains change only with the networks;
 publishing a port adds an element to a map. Each function returns one transaction.
 
     prerouting, raw   a bridge's containers may not reach 127.0.0.0/8 of the host (route_localnet is on there)
@@ -21,87 +22,128 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
-ANY = IPv4Address(0)
+from proa.model.network import IpAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What differs between the tables of IPv4 and IPv6."""
+
+    name: str  # of the table, and of its expressions
+    version: int
+    address_type: str
+    loopback: str
+
+
+IPV4 = Family(name="ip", version=4, address_type="ipv4_addr", loopback="127.0.0.0/8")
+IPV6 = Family(name="ip6", version=6, address_type="ipv6_addr", loopback="::1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeRules:
-    """A network as the filter sees it."""
+    """A network as the filter sees it. ``subnet6`` None: it has no IPv6."""
 
     bridge: str
     subnet: IPv4Network
+    subnet6: IPv6Network | None = None
     internal: bool = False
     masquerade: bool = True
+
+    def of(self, family: Family) -> IPv4Network | IPv6Network | None:
+        """Return the subnet of a family."""
+        return self.subnet if family is IPV4 else self.subnet6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A port of the host (``host_ip`` ANY: on all its addresses) that leads to ``address``."""
+    """A port of the host (``host_ip`` unspecified: on all its addresses) that leads to ``address``, which is
+    of the same family."""
 
     protocol: str
-    host_ip: IPv4Address
+    host_ip: IpAddress
     host_port: int
-    address: IPv4Address
+    address: IpAddress
     port: int
 
 
-def whole_table(table: str, networks: Sequence[BridgeRules], published: Iterable[Published]) -> str:
-    """Make the table anew, whatever was there. Connections that exist go on."""
-    elements = "".join(_element_commands("add", table, published, with_target=True))
-    return f"""add table ip {table}
-delete table ip {table}
-table ip {table} {{
+def whole_table(
+    table: str,
+    networks: Sequence[BridgeRules],
+    published: Sequence[Published],
+    *,
+    family: Family = IPV4,
+    refuse_loopback: bool = False,
+) -> str:
+    """Make a family's table anew, whatever was there. Connections that exist go on.
+
+    :param refuse_loopback: connections from the host's loopback to a published port cannot work (see
+        ``bridge.is_ipv6_loopback_lost``) and are refused, so that clients try the other family at once.
+    """
+    ours = [network for network in networks if network.of(family) is not None]
+    ip, kind = family.name, family.address_type
+    elements = "".join(_element_commands("add", table, published, family, with_target=True))
+    return f"""add table {ip} {table}
+delete table {ip} {table}
+table {ip} {table} {{
 \tmap published {{
-\t\ttype inet_proto . inet_service : ipv4_addr . inet_service
+\t\ttype inet_proto . inet_service : {kind} . inet_service
 \t}}
 \tmap published_on {{
-\t\ttype ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
+\t\ttype {kind} . inet_proto . inet_service : {kind} . inet_service
 \t}}
 \tchain raw {{
 \t\ttype filter hook prerouting priority raw; policy accept;
-{_lines(_raw(networks))}\t}}
+{_lines(_raw(ours, family))}\t}}
 \tchain publish {{
-\t\tdnat ip to ip daddr . meta l4proto . th dport map @published_on
-\t\tdnat ip to meta l4proto . th dport map @published
+\t\tdnat {ip} to {ip} daddr . meta l4proto . th dport map @published_on
+\t\tdnat {ip} to meta l4proto . th dport map @published
 \t}}
 \tchain prerouting {{
 \t\ttype nat hook prerouting priority dstnat; policy accept;
-\t\tip daddr 127.0.0.0/8 return
+\t\t{ip} daddr {family.loopback} return
 \t\tfib daddr type local goto publish
 \t}}
 \tchain output {{
 \t\ttype nat hook output priority -100; policy accept;
 \t\tfib daddr type local goto publish
 \t}}
-\tchain forward {{
+{_refusal(family) if refuse_loopback else ""}\tchain forward {{
 \t\ttype filter hook forward priority filter; policy accept;
-{_lines(_forward(networks))}\t}}
+{_lines(_forward(ours))}\t}}
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
-{_lines(_postrouting(networks))}\t}}
+{_lines(_postrouting(ours, family))}\t}}
 }}
 {elements}"""
 
 
 def add_published(table: str, published: Sequence[Published]) -> str:
     """Publish ports. Fails as a whole when one of them is published to another target."""
-    return "".join(_element_commands("create", table, published, with_target=True))
+    commands = (_element_commands("create", table, published, one, with_target=True) for one in (IPV4, IPV6))
+    return "".join(command for found in commands for command in found)
 
 
 def delete_published(table: str, published: Sequence[Published]) -> str:
     """Take ports back. Fails as a whole when one of them is not published."""
-    return "".join(_element_commands("delete", table, published, with_target=False))
+    commands = (_element_commands("delete", table, published, one, with_target=False) for one in (IPV4, IPV6))
+    return "".join(command for found in commands for command in found)
 
 
-def delete_table(table: str) -> str:
-    """Remove the table, if there is one."""
-    return f"add table ip {table}\ndelete table ip {table}\n"
+def delete_table(table: str, family: Family = IPV4) -> str:
+    """Remove a family's table, if there is one."""
+    return f"add table {family.name} {table}\ndelete table {family.name} {table}\n"
 
 
-def _raw(networks: Sequence[BridgeRules]) -> list[str]:
-    return [f'iifname "{network.bridge}" ip daddr 127.0.0.0/8 drop' for network in networks]
+def _refusal(family: Family) -> str:
+    rule = f"{family.name} saddr {family.loopback} ct status dnat meta l4proto tcp reject with tcp reset"
+    chain = "type filter hook output priority filter; policy accept;"
+    return f"\tchain refuse {{\n{_lines([chain, rule])}\t}}\n"
+
+
+def _raw(networks: Sequence[BridgeRules], family: Family) -> list[str]:
+    return [f'iifname "{network.bridge}" {family.name} daddr {family.loopback} drop' for network in networks]
 
 
 def _forward(networks: Sequence[BridgeRules]) -> list[str]:
@@ -125,16 +167,17 @@ def _forward(networks: Sequence[BridgeRules]) -> list[str]:
     return rules
 
 
-def _postrouting(networks: Sequence[BridgeRules]) -> list[str]:
+def _postrouting(networks: Sequence[BridgeRules], family: Family) -> list[str]:
     rules = []
+    ip = family.name
     for network in networks:
         if network.internal:
             continue
-        name, subnet = network.bridge, network.subnet
-        rules.append(f'ip saddr 127.0.0.0/8 oifname "{name}" masquerade')
-        rules.append(f'ip saddr {subnet} oifname "{name}" ct status dnat masquerade')
+        name, subnet = network.bridge, network.of(family)
+        rules.append(f'{ip} saddr {family.loopback} oifname "{name}" masquerade')
+        rules.append(f'{ip} saddr {subnet} oifname "{name}" ct status dnat masquerade')
         if network.masquerade:
-            rules.append(f'ip saddr {subnet} oifname != "{name}" masquerade')
+            rules.append(f'{ip} saddr {subnet} oifname != "{name}" masquerade')
     return rules
 
 
@@ -143,15 +186,17 @@ def _lines(rules: Iterable[str]) -> str:
 
 
 def _element_commands(
-    verb: str, table: str, published: Iterable[Published], *, with_target: bool
+    verb: str, table: str, published: Iterable[Published], family: Family, *, with_target: bool
 ) -> Iterable[str]:
     elements: dict[str, list[str]] = {}
     for port in published:
-        name = "published" if port.host_ip == ANY else "published_on"
+        if port.host_ip.version != family.version:
+            continue
+        name = "published" if port.host_ip.is_unspecified else "published_on"
         key = f"{port.protocol} . {port.host_port}"
-        if port.host_ip != ANY:
+        if not port.host_ip.is_unspecified:
             key = f"{port.host_ip} . {key}"
         target = f" : {port.address} . {port.port}" if with_target else ""
         elements.setdefault(name, []).append(key + target)
     for name, found in elements.items():
-        yield f"{verb} element ip {table} {name} {{ {', '.join(found)} }}\n"
+        yield f"{verb} element {family.name} {table} {name} {{ {', '.join(found)} }}\n"

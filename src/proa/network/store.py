@@ -7,7 +7,15 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+)
 from pathlib import Path
 
 from proa.host.database import Database
@@ -43,22 +51,38 @@ MIGRATIONS = (
     CREATE INDEX endpoints_of_container ON endpoints(container_id);
     CREATE INDEX ports_of_container ON ports(container_id);
     """,
+    """
+    ALTER TABLE networks ADD COLUMN subnet6 TEXT;
+    ALTER TABLE networks ADD COLUMN ip_range6 TEXT;
+    ALTER TABLE networks ADD COLUMN gateway6 TEXT;
+    ALTER TABLE networks ADD COLUMN auxiliary TEXT NOT NULL DEFAULT '{}';
+    ALTER TABLE endpoints ADD COLUMN address6 TEXT;
+    ALTER TABLE endpoints ADD COLUMN gateway6 TEXT;
+    ALTER TABLE endpoints ADD COLUMN is_default6 INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE endpoints ADD COLUMN is_target INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE endpoints ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+    UPDATE endpoints SET is_target = is_default;
+    ALTER TABLE attachments ADD COLUMN dns TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """One endpoint with the interface that belongs to it."""
+    """One endpoint with the interface that belongs to it. ``priority``: of the default route by it."""
 
     endpoint: Endpoint
     interface: Interface
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """All that is known of one container's attachment.
 
-    :ivar ports: published; they lead to ``target``, an address of the container, None when there is none.
+    :ivar ports: published; they lead to ``target``, an address of the container, None when there is none,
+        and those of IPv6 to the IPv6 address of the same endpoint.
+    :ivar dns: nameservers that the user wants asked for what is not on the container's networks.
     """
 
     container_id: str
@@ -69,12 +93,25 @@ class Record:
     places: tuple[Place, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     target: IPv4Address | None = None
+    dns: tuple[str, ...] = ()
 
     @property
     def attachment(self) -> NetworkAttachment:
         return NetworkAttachment(
             namespace=self.namespace, interfaces=tuple(place.interface for place in self.places)
         )
+
+    @property
+    def target6(self) -> IPv6Address | None:
+        for endpoint in self.endpoints:
+            if endpoint.address.ip == self.target and endpoint.address6 is not None:
+                return endpoint.address6.ip
+        return None
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The host's ends of the interfaces."""
+        return tuple(place.interface.device for place in self.places if place.interface.device)
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -105,7 +142,7 @@ class NetworkStore:
         """:raises sqlite3.IntegrityError: the name or the id is taken."""
         network = stored.network
         self._database.execute(
-            "INSERT INTO networks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO networks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 network.id,
                 network.name,
@@ -121,6 +158,10 @@ class NetworkStore:
                 json.dumps(dict(network.options)),
                 json.dumps(dict(network.labels)),
                 int(stored.own_subnet),
+                _text(network.subnet6),
+                _text(network.ip_range6),
+                _text(network.gateway6),
+                json.dumps({name: str(address) for name, address in network.auxiliary.items()}),
             ),
         )
 
@@ -136,18 +177,19 @@ class NetworkStore:
         """Store an attachment with its endpoints and ports, in one transaction."""
         with self._database.transaction():
             self._database.execute(
-                "INSERT INTO attachments VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO attachments VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     record.container_id,
                     record.kind.value,
                     _text(record.namespace),
                     record.name,
                     record.hostname,
+                    json.dumps(record.dns),
                 ),
             )
             for position, place in enumerate(record.places):
-                is_default = int(place.endpoint.address.ip == record.target)
-                self._add_place(record.container_id, position, place, is_default)
+                is_target = int(place.endpoint.address.ip == record.target)
+                self._add_place(record.container_id, position, place, is_target)
             for port in record.ports:
                 self._database.execute(
                     "INSERT INTO ports VALUES (?, ?, ?, ?, ?)",
@@ -170,10 +212,10 @@ class NetworkStore:
         """Forget an attachment with all that belongs to it. Idempotent."""
         self._database.execute("DELETE FROM attachments WHERE container_id = ?", (container_id,))
 
-    def _add_place(self, container_id: str, position: int, place: Place, is_default: int) -> None:
+    def _add_place(self, container_id: str, position: int, place: Place, is_target: int) -> None:
         endpoint, interface = place.endpoint, place.interface
         self._database.execute(
-            "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 endpoint.endpoint_id,
                 container_id,
@@ -184,8 +226,13 @@ class NetworkStore:
                 endpoint.mac,
                 str(endpoint.address),
                 _text(endpoint.gateway),
-                is_default,
+                int(interface.gateway is not None),
                 json.dumps(endpoint.dns_names),
+                _text(endpoint.address6),
+                _text(endpoint.gateway6),
+                int(interface.gateway6 is not None),
+                is_target,
+                place.priority,
             ),
         )
 
@@ -199,7 +246,7 @@ class NetworkStore:
         port_rows = self._database.query(
             "SELECT * FROM ports WHERE container_id = ? ORDER BY rowid", (container_id,)
         )
-        targets = [IPv4Interface(found["address"]).ip for found in endpoint_rows if found["is_default"]]
+        targets = [IPv4Interface(found["address"]).ip for found in endpoint_rows if found["is_target"]]
         return Record(
             container_id=container_id,
             kind=NetworkKind(row["kind"]),
@@ -209,6 +256,7 @@ class NetworkStore:
             places=tuple(_place_of(found, row["name"]) for found in endpoint_rows),
             ports=tuple(_ports_of(port_rows)),
             target=targets[0] if targets else None,
+            dns=tuple(json.loads(row["dns"])),
         )
 
 
@@ -223,6 +271,10 @@ def _network_of(row: sqlite3.Row) -> StoredNetwork:
         subnet=None if row["subnet"] is None else IPv4Network(row["subnet"]),
         ip_range=None if row["ip_range"] is None else IPv4Network(row["ip_range"]),
         gateway=_address(row["gateway"]),
+        subnet6=None if row["subnet6"] is None else IPv6Network(row["subnet6"]),
+        ip_range6=None if row["ip_range6"] is None else IPv6Network(row["ip_range6"]),
+        gateway6=_address6(row["gateway6"]),
+        auxiliary={name: ip_address(text) for name, text in json.loads(row["auxiliary"]).items()},
         bridge=row["bridge"],
         mtu=row["mtu"],
         options=json.loads(row["options"]),
@@ -234,7 +286,8 @@ def _network_of(row: sqlite3.Row) -> StoredNetwork:
 def _place_of(row: sqlite3.Row, name: str) -> Place:
     network_id = NetworkId(row["network_id"])
     address = IPv4Interface(row["address"])
-    gateway = _address(row["gateway"])
+    gateway, gateway6 = _address(row["gateway"]), _address6(row["gateway6"])
+    address6 = None if row["address6"] is None else IPv6Interface(row["address6"])
     endpoint = Endpoint(
         container_id=row["container_id"],
         network_id=network_id,
@@ -243,6 +296,8 @@ def _place_of(row: sqlite3.Row, name: str) -> Place:
         mac=row["mac"],
         address=address,
         gateway=gateway,
+        address6=address6,
+        gateway6=gateway6,
         dns_names=tuple(json.loads(row["dns_names"])),
     )
     interface = Interface(
@@ -252,9 +307,11 @@ def _place_of(row: sqlite3.Row, name: str) -> Place:
         mac=row["mac"],
         address=address,
         gateway=gateway if row["is_default"] else None,
+        address6=address6,
+        gateway6=gateway6 if row["is_default6"] else None,
         mtu=row["mtu"],
     )
-    return Place(endpoint=endpoint, interface=interface)
+    return Place(endpoint=endpoint, interface=interface, priority=row["priority"])
 
 
 def _ports_of(rows: Iterable[sqlite3.Row]) -> Iterable[PublishedPort]:
@@ -262,13 +319,17 @@ def _ports_of(rows: Iterable[sqlite3.Row]) -> Iterable[PublishedPort]:
         yield PublishedPort(
             container_port=row["container_port"],
             protocol=row["protocol"],
-            host_ip=IPv4Address(row["host_ip"]),
+            host_ip=ip_address(row["host_ip"]),
             host_port=row["host_port"],
         )
 
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
+
+
+def _address6(text: str | None) -> IPv6Address | None:
+    return None if text is None else IPv6Address(text)
 
 
 def _address(text: str | None) -> IPv4Address | None:

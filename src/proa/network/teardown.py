@@ -9,9 +9,9 @@ network. The database is not touched: a daemon that is started later makes its n
 
 from __future__ import annotations
 
-import signal
+import json
+import select
 import sys
-import time
 from pathlib import Path
 
 from proa.host.netns import unbind
@@ -19,7 +19,7 @@ from proa.host.nftables import Nftables
 from proa.host.rtnetlink import RouteSocket
 from proa.network import rules
 from proa.network.bridge import Bridges, table_name
-from proa.network.names import find_resolver
+from proa.network.names import connect
 from proa.network.reaper import delete_devices
 
 _RESOLVER_GRACE_S = 2.0
@@ -30,8 +30,7 @@ def teardown(exec_root: Path) -> None:
 
     :raises OSError: the kernel refuses, or privilege is missing.
     """
-    for directory in _children(exec_root / "dns"):
-        _stop_resolver(directory)
+    _stop_resolver(exec_root / "dns")
     for path in _children(exec_root / "netns"):
         unbind(path)
     route = RouteSocket()
@@ -41,21 +40,24 @@ def teardown(exec_root: Path) -> None:
         route.close()
     nft = Nftables()
     try:
-        nft.run(rules.delete_table(table_name(exec_root)))
+        name = table_name(exec_root)
+        nft.run(rules.delete_table(name) + rules.delete_table(name, rules.IPV6))
+        tables = [entry["table"] for entry in nft.list_ruleset() if "table" in entry]
+        copies = [table for table in tables if table["name"].startswith(f"{name}_host_")]
+        nft.run("".join(f"delete table {table['family']} {table['name']}\n" for table in copies))
     finally:
         nft.close()
 
 
 def _stop_resolver(directory: Path) -> None:
-    process = find_resolver(directory)
-    if process is None:
+    try:
+        control = connect(directory)
+    except OSError:
         return
-    process.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + _RESOLVER_GRACE_S
-    while not process.has_ended() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.close()
+    with control:
+        control.send(json.dumps({"op": "end"}).encode())
+        # It closes the connection when it ends.
+        select.select([control], [], [], _RESOLVER_GRACE_S)
 
 
 def _children(directory: Path) -> list[Path]:

@@ -124,6 +124,10 @@ class Process(Protocol):
         """Wait for the end. May be called any number of times, by several callers."""
         ...
 
+    async def kill(self) -> None:
+        """End it with SIGKILL, and what it has started with it. Idempotent."""
+        ...
+
     async def resize(self, *, rows: int, columns: int) -> None:
         """Set the size of the process's terminal. A process without one ignores it."""
         ...
@@ -175,6 +179,11 @@ class Task(Protocol):
 
     async def update(self, resources: Resources) -> None:
         """Replace all limits of the running task. Raises FeatureMissing for one it cannot change."""
+        ...
+
+    async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
+        """Change one of the running task's ``TaskSpec.files``, as it is now. One that the task was not given
+        stays as it is. Raises FeatureMissing."""
         ...
 
     async def stats(self) -> TaskStats:

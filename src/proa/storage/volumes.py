@@ -29,11 +29,13 @@ import anyio.to_thread
 import msgspec
 
 from proa.host.database import Database
+from proa.host.mount import Resolve, openat2
 from proa.model.errors import Conflict, Internal, InvalidParameter, NoSuchVolume, NotFound
 from proa.model.ids import Digest, new_id
 from proa.model.volume import Volume
 from proa.storage.copying import copy_tree, empty_tree, find_directory
 from proa.storage.layers import Layers
+from proa.storage.volume_mounts import check_options, is_mounted, mount_volume, unmount_volume
 
 DRIVER = "local"
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"  # set by Docker since 23.0; clients look for it
@@ -93,7 +95,7 @@ class Volumes:
             return known
         if name:
             _check_name(name)
-        _check_options(name or "", options)
+        check_options(name or "", options)
         return self._create(name, dict(labels), dict(options))
 
     def get(self, name: str) -> Volume:
@@ -112,7 +114,7 @@ class Volumes:
 
         :raises NoSuchVolume: there is none.
         """
-        self.get(name)
+        await anyio.to_thread.run_sync(unmount_volume, self.get(name))
         aside = self._root / f"{_REMOVED}{name}~{secrets.token_hex(8)}"
         with contextlib.suppress(FileNotFoundError):
             (self._root / name).rename(aside)
@@ -121,21 +123,59 @@ class Volumes:
         self._copying.pop(name, None)
         await anyio.to_thread.run_sync(_delete, aside)
 
+    async def mount(self, name: str) -> None:
+        """Make a volume's content visible on its directory. Idempotent. Raises NoSuchVolume, Unavailable."""
+        volume = self.get(name)
+        if volume.options:
+            await anyio.to_thread.run_sync(mount_volume, volume)
+
+    def resolve(self, name: str, subpath: str) -> Path:
+        """Return where a directory or file inside a volume really is, whatever links are on the way.
+
+        :raises InvalidParameter: it is not there, or a link leads out of the volume.
+        """
+        root = os.open(self.get(name).mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            found = openat2(
+                root, subpath, os.O_PATH | os.O_CLOEXEC, resolve=Resolve.BENEATH | Resolve.NO_MAGICLINKS
+            )
+        except OSError as error:
+            raise InvalidParameter(
+                f"cannot access path {self.get(name).mountpoint / subpath}: {(error.strerror or '').lower()}"
+            ) from error
+        finally:
+            os.close(root)
+        try:
+            return Path(f"/proc/self/fd/{found}").readlink()
+        finally:
+            os.close(found)
+
+    async def unmount(self, name: str) -> None:
+        """Undo ``mount``, when nobody uses it any more. Idempotent. Raises NoSuchVolume."""
+        volume = self.get(name)
+        if volume.options:
+            await anyio.to_thread.run_sync(unmount_volume, volume)
+
     async def usage_bytes(self, name: str) -> int:
         """Return what the volume's content occupies. Raises NoSuchVolume."""
-        path = self.get(name).mountpoint
+        volume = self.get(name)
+        if volume.options.get("device"):
+            return 0  # what is kept elsewhere takes nothing here
+        path = volume.mountpoint
         return await anyio.to_thread.run_sync(_occupied_bytes, path)
 
     async def copy_up(self, volume: Volume, layers: Sequence[Digest], path: str) -> None:
         """Fill an empty volume with what the image has at ``path``, its owner and mode included.
 
-        Nothing is done when the volume has content, or the image nothing at ``path``. A copy that was cut
-        short, by a failure or a kill, is made anew by the next call.
+        Nothing is done when the volume has content or is another file system, or the image nothing at
+        ``path``. A copy that was cut short, by a failure or a kill, is made anew by the next call.
 
         :param layers: of the image, lowest first.
         :raises InvalidParameter: the image has a file at ``path``.
         :raises Internal: the copy failed; the volume is empty again.
         """
+        if volume.options.get("device"):
+            return  # its content is somebody else's: a copy that was cut short could not be told from it
         lock = self._copying.setdefault(volume.name, anyio.Lock())
         async with lock:
             unfinished = self._root / volume.name / _COPYING
@@ -239,16 +279,6 @@ def _check_name(name: str) -> None:
         raise InvalidParameter(f"create {name[:32]}…: volume name is longer than {NAME_MAX} characters")
 
 
-def _check_options(name: str, options: Mapping[str, str]) -> None:
-    for option in options:
-        if option in ("type", "device", "o", "size"):
-            raise InvalidParameter(
-                f'create {name}: option "{option}" is not supported: volumes are directories of this host; '
-                "mount the file system there and bind its directory instead"
-            )
-        raise InvalidParameter(f'create {name}: invalid option: "{option}"')
-
-
 def _make_directory(mountpoint: Path) -> None:
     mountpoint.parent.mkdir(mode=0o701, exist_ok=True)
     mountpoint.mkdir(mode=0o755, exist_ok=True)
@@ -289,6 +319,8 @@ def _occupied_bytes(root: Path) -> int:
 
 
 def _delete(path: Path) -> None:
+    if is_mounted(path / "_data"):
+        return  # what is mounted is not ours
     # What cannot be deleted now is out of the way, and tried again at the next start.
     shutil.rmtree(path, ignore_errors=True)
 

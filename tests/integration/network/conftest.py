@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import anyio
@@ -85,6 +85,12 @@ class Joined:
         return self.attached.attachment.namespace
 
     @property
+    def address6(self) -> IPv6Address:
+        address = self.attached.endpoints[0].address6
+        assert address is not None
+        return address.ip
+
+    @property
     def address(self) -> IPv4Address:
         return self.attached.endpoints[0].address.ip
 
@@ -97,13 +103,16 @@ async def join(
     kind: NetworkKind = NetworkKind.NAMESPACE,
     aliases: tuple[str, ...] = (),
     address: IPv4Address | None = None,
+    address6: IPv6Address | None = None,
 ) -> Joined:
     """Attach a new container to networks."""
     container_id = new_id()
     attached = await networks.attach(
         container_id,
         kind=kind,
-        endpoints=[EndpointRequest(network=ref, aliases=aliases, address=address) for ref in refs],
+        endpoints=[
+            EndpointRequest(network=ref, aliases=aliases, address=address, address6=address6) for ref in refs
+        ],
         ports=ports,
         container_name=name or f"c{container_id[:8]}",
         hostname=container_id[:12],

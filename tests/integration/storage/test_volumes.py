@@ -60,7 +60,7 @@ async def test_names_drivers_and_options_that_docker_refuses(store: Store) -> No
         store.volumes.create("data", driver="nfs", labels={}, options={})
     with pytest.raises(InvalidParameter, match='invalid option: "foo"'):
         create(store, "data", foo="bar")
-    with pytest.raises(InvalidParameter, match='option "type" is not supported'):
+    with pytest.raises(InvalidParameter, match='missing required option: "device"'):
         create(store, "data", type="tmpfs")
     create(store, "data")
     with pytest.raises(Conflict):

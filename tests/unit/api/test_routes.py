@@ -411,7 +411,9 @@ async def test_networks(client: Client, engine: FakeEngine) -> None:
     "body",
     [
         {},
-        {"Name": "x", "EnableIPv6": True},
+        {"Name": "x", "EnableIPv4": False},
+        {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.0/24", "Gateway": "fd00::1"}]}},
+        {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.0/24", "AuxiliaryAddresses": {"a": "b"}}]}},
         {"Name": "x", "IPAM": {"Config": [{"Subnet": "nonsense"}]}},
         {"Name": "x", "IPAM": {"Config": [{"Subnet": "fd00::/64"}]}},
         {"Name": "x", "ConfigOnly": True},

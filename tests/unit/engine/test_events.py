@@ -12,12 +12,12 @@ from proa.engine.events import KEPT_EVENTS, EventBus
 from proa.engine.execs import ExecRequest
 from proa.model.config import EndpointSettings, HostConfig, RestartPolicy
 from proa.model.errors import (
+    EngineError,
     Forbidden,
     InvalidParameter,
     NoSuchNetwork,
     NoSuchVolume,
     NotFound,
-    NotImplementedHere,
     ResourceInUse,
 )
 from proa.model.network import NetworkRequest
@@ -35,17 +35,19 @@ async def test_order_of_a_life(ground: Ground) -> None:
             "volume create",
             "container create",
             "network connect",
+            "volume mount",
             "container start",
             "container kill",
             "container die",
             "network disconnect",
+            "volume unmount",
             "container stop",
             "container destroy",
         ]
-        die = daemon.events[5].attributes
+        die = daemon.events[6].attributes
         assert (die["exitCode"], die["name"], die["image"]) == ("143", "web", "busybox")
         assert die["execDuration"] == "0"
-        assert daemon.events[4].attributes["signal"] == "15"
+        assert daemon.events[5].attributes["signal"] == "15"
         assert daemon.events[2].attributes["container"] == daemon.events[1].actor_id
         moments = [event.time_ns for event in daemon.events]
         assert moments == sorted(moments)
@@ -183,12 +185,32 @@ class TestNetworks:
                 await networks.connect("back", "web", EndpointSettings())
             await daemon.engine.containers.start("web")
             assert len(daemon.get("web").endpoints) == 2
-            with pytest.raises(NotImplementedHere, match="cannot yet disconnect a running container"):
-                await networks.disconnect("back", "web")
+            await networks.disconnect("back", "web")
+            assert len(daemon.get("web").endpoints) == 1
+            await networks.connect("back", "web", EndpointSettings())
+            assert [one.network_id for one in daemon.get("web").endpoints][1] == networks.get("back").id
             await daemon.engine.containers.stop("web")
             await networks.disconnect("back", "web")
             with pytest.raises(NotFound, match="is not connected to network back"):
                 await networks.disconnect("back", "web")
+
+    @pytest.mark.parametrize(
+        ("mode", "network", "text"),
+        [
+            ("none", "back", "in private \\(none\\) mode"),
+            ("host", "back", "container sharing network namespace with another container or host"),
+            ("bridge", "host", "cannot be disconnected from host network or connected to host network"),
+            ("bridge", "none", "in private \\(none\\) mode"),
+        ],
+    )
+    async def test_networks_that_do_not_go_together(
+        self, ground: Ground, mode: str, network: str, text: str
+    ) -> None:
+        async with ground.daemon() as daemon:
+            await daemon.engine.networks.create(NetworkRequest(name="back"))
+            await daemon.create(host=HostConfig(network_mode=mode))
+            with pytest.raises(EngineError, match=text):
+                await daemon.engine.networks.connect(network, "web", EndpointSettings())
 
 
 class TestVolumes:

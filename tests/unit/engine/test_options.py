@@ -321,7 +321,7 @@ async def test_each_row_is_true(ground: Ground) -> None:
                     }
                 ]
             },
-            'option "o" is not supported',
+            'missing required option: "device"',
         ),
     ],
 )

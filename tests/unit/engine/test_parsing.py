@@ -174,8 +174,19 @@ class TestPorts:
 
     def test_no_binding_means_any_port(self) -> None:
         assert ports.parse_ports(ContainerConfig(), HostConfig(port_bindings={"80": None})) == (
-            PublishedPort(container_port=80, protocol="tcp"),
+            PublishedPort(container_port=80, protocol="tcp", any_address=True),
         )
+
+    def test_ranges_and_ipv6_addresses(self) -> None:
+        bindings = [PortBinding(host_ip="::1", host_port="8000-8010"), PortBinding(host_port="0")]
+        one, other = ports.parse_ports(ContainerConfig(), HostConfig(port_bindings={"80": bindings}))
+        assert (str(one.host_ip), one.host_port, one.last_host_port) == ("::1", 8000, 8010)
+        assert (one.any_address, other.any_address, other.host_port) == (False, True, 0)
+        for text in ("8010-8000", "8000-", "-8000", "8000-x"):
+            with pytest.raises(InvalidParameter, match="invalid port"):
+                ports.parse_ports(
+                    ContainerConfig(), HostConfig(port_bindings={"80": [PortBinding(host_port=text)]})
+                )
 
     @pytest.mark.parametrize("text", ["0", "65536", "x", "80/icmp", "-1", "８０"])
     def test_refusals(self, text: str) -> None:

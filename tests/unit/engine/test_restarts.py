@@ -69,10 +69,31 @@ async def test_as_often_as_allowed(ground: Ground) -> None:
 
 async def test_the_delay_doubles_up_to_a_minute_and_begins_anew(ground: Ground) -> None:
     async with ground.daemon() as daemon:
-        short = replace(await daemon.create(), started_at_ns=10**9, finished_at_ns=2 * 10**9)
-        delays = [restarts.restart_delay_s(replace(short, restart_count=count)) for count in (0, 1, 2, 9, 99)]
-        assert delays == [0.1, 0.2, 0.4, 51.2, 60.0]
-        assert restarts.restart_delay_s(replace(short, restart_count=9, finished_at_ns=12 * 10**9)) == 0.1
+        container = replace(await daemon.create(), started_at_ns=10**9)
+        delays = []
+        for number in range(1, 101):
+            short_runs = restarts.count_short_runs(container, 2 * 10**9)
+            container = replace(container, short_runs=short_runs, restart_count=number)
+            delays.append(restarts.restart_delay_s(container))
+        assert [delays[index] for index in (0, 1, 2, 9, 99)] == [0.1, 0.2, 0.4, 51.2, 60.0]
+        for finished_at_ns, delay_s in ((12 * 10**9, 0.1), (2 * 10**9, 0.2)):
+            container = replace(container, short_runs=restarts.count_short_runs(container, finished_at_ns))
+            assert restarts.restart_delay_s(container) == delay_s, "a steady run is remembered"
+
+
+@pytest.mark.usefixtures("no_delay")
+async def test_an_update_during_the_delay_ends_it(ground: Ground) -> None:
+    async with ground.daemon() as daemon:
+        await daemon.run(host=policy("always"))
+        daemon.world.end(daemon.get("web").id, 1)
+        for _ in range(100):
+            await anyio.lowlevel.checkpoint()
+            if daemon.get("web").state is State.RESTARTING:
+                break
+        await daemon.engine.containers.update("web", UpdateRequest(restart_policy=RestartPolicy(name="no")))
+        await anyio.sleep(0.001)
+        await settle()
+        assert daemon.get("web").state is State.EXITED
 
 
 async def test_retries_are_counted(ground: Ground) -> None:

@@ -105,3 +105,25 @@ def test_addresses_that_do_not_fit_are_refused(
 
 def test_the_mac_follows_from_the_address() -> None:
     assert ipam.mac_of(IPv4Address("172.17.0.2")) == "02:42:ac:11:00:02"
+
+
+def test_ipv6_addresses_go_with_those_of_ipv4() -> None:
+    subnet = ipam.choose_subnet6("ab" * 32)
+    assert str(subnet) == "fdab:abab:abab:abab::/64"
+    taken = {ipam.choose_gateway6(subnet)}
+    assert ipam.choose_address6(subnet, None, taken, like=7) == subnet[7]
+    assert ipam.choose_address6(subnet, None, taken, like=1) == subnet[2]
+    ipam.check_address(subnet[9], subnet, taken)
+    with pytest.raises(InvalidParameter):
+        ipam.check_address(subnet[0], subnet, taken)
+    with pytest.raises(Forbidden):
+        ipam.check_address(subnet[1], subnet, taken)
+
+
+def test_auxiliary_addresses_belong_to_a_subnet() -> None:
+    other = IPv4Network("10.8.0.0/24")
+    ipam.check_pool(
+        NetworkRequest(name="x", subnet=other, auxiliary={"a": IPv4Address("10.8.0.9")}), [SUBNET]
+    )
+    with pytest.raises(InvalidParameter, match=r"no matching subnet for aux-address 10.7.0.9 \(a\)"):
+        ipam.check_pool(NetworkRequest(name="x", subnet=other, auxiliary={"a": IPv4Address("10.7.0.9")}), [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -107,3 +108,37 @@ def test_a_restored_claim_stands_even_when_a_program_has_the_port(table: PortTab
         table.restore("a", [taken])
     with pytest.raises(PortTaken, match="already allocated"):
         table.claim("b", [taken])
+
+
+def test_a_port_on_any_address_is_two_where_there_is_ipv6() -> None:
+    wanted = PublishedPort(container_port=80, protocol="tcp", any_address=True)
+    table = PortTable()
+    try:
+        four, six = table.claim("a", [wanted], ipv6=True)
+        assert (str(four.host_ip), str(six.host_ip)) == ("0.0.0.0", "::")
+        assert four.host_port == six.host_port != 0
+        assert not four.any_address
+        (again,) = table.claim("b", [wanted])
+        assert again.host_port != four.host_port
+    finally:
+        table.close()
+
+
+def test_the_first_free_port_of_a_range_is_taken() -> None:
+    wanted = PublishedPort(
+        container_port=80,
+        protocol="udp",
+        host_ip=IPv4Address("127.0.0.1"),
+        host_port=39_871,
+        last_host_port=39_872,
+    )
+    table = PortTable()
+    try:
+        numbers = [table.claim(owner, [wanted])[0].host_port for owner in "ab"]
+        assert numbers == [39_871, 39_872]
+        with pytest.raises(PortTaken, match="39871-39872 failed: all ports are allocated"):
+            table.claim("c", [wanted])
+        table.release("a", [replace(wanted, last_host_port=0)])
+        assert table.claim("c", [wanted])[0].host_port == 39_871
+    finally:
+        table.close()

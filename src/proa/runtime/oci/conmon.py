@@ -51,6 +51,7 @@ class Plan:
     name: str
     directory: Path
     log_path: Path | None
+    log_max_bytes: int = 0
     tty: bool = False
     open_stdin: bool = False
     keep_stdin: bool = False
@@ -107,6 +108,8 @@ def arguments(plan: Plan) -> list[str]:
         *("--log-level", "error"),
         *("-l", "none" if plan.log_path is None else f"k8s-file:{plan.log_path}"),
     ]
+    if plan.log_max_bytes:
+        argv += ["--log-size-max", str(plan.log_max_bytes)]
     if plan.tty:
         argv.append("-t")
     if plan.open_stdin:

@@ -63,6 +63,11 @@ class OciProcess:
         assert self._status is not None
         return self._status
 
+    async def kill(self) -> None:
+        """Kill it and its descendants; conmon stays, to tell of the end."""
+        if not self._ended.is_set():
+            conmon.kill_children(self._conmon.pid)
+
     async def resize(self, *, rows: int, columns: int) -> None:
         """Set the size of its terminal, if it has one."""
         if self._plan.tty and not self._ended.is_set():

@@ -194,6 +194,7 @@ class OciRuntime:
             name=spec.id,
             directory=home.directory,
             log_path=None if spec.log_path == Path(os.devnull) else spec.log_path,
+            log_max_bytes=spec.log_max_bytes,
             tty=spec.process.tty,
             open_stdin=spec.process.open_stdin,
             keep_stdin=not spec.process.stdin_once,

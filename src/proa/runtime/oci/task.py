@@ -17,10 +17,12 @@ import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from proa.host import process
@@ -42,6 +44,7 @@ from proa.runtime.oci.user import find_user
 START_TIMEOUT_S = 10.0  # the container's first process has nothing to do but to take the byte
 END_TIMEOUT_S = 10.0  # a killed container is gone in milliseconds, unless the disk hangs
 EXECS_END_TIMEOUT_S = 1.0
+FILE_BYTES = 1024 * 1024  # what the container makes of its /etc/hosts beyond this is left alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +164,11 @@ class OciTask:
         """Replace all limits."""
         self._require_running()
         self._cgroup.set_limits(resources, reset=True)
+
+    async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
+        """Change a file that was made for the container, in place: it is mounted."""
+        for path in self._home.files.glob(f"*-{Path(target).name}"):
+            await anyio.to_thread.run_sync(_edit, path, edit)
 
     async def stats(self) -> TaskStats:
         """Read the present use."""
@@ -291,3 +299,18 @@ class OciTask:
             self._first.close()
         if isinstance(self._supervisor, Handle):
             self._supervisor.close()
+
+
+def _edit(path: Path, edit: Callable[[bytes], bytes]) -> None:
+    try:
+        with path.open("r+b") as file:
+            old = file.read(FILE_BYTES + 1)
+            if len(old) > FILE_BYTES:
+                return
+            new = edit(old)
+            if new != old:
+                file.seek(0)
+                file.write(new)
+                file.truncate()
+    except OSError as error:
+        raise Internal(f"cannot change {path.name} of a container: {error}") from error

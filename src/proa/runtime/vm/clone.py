@@ -179,6 +179,8 @@ def _record(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostPro
         open_stdin=spec.process.open_stdin,
         stdin_once=spec.process.stdin_once,
         cgroup=limits.path_for(spec),
+        log_path=str(spec.log_path),
+        log_max_bytes=spec.log_max_bytes,
     )
 
 

@@ -51,6 +51,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     open_stdin: bool
     stdin_once: bool
     cgroup: str
+    log_path: str = ""
+    log_max_bytes: int = 0  # 0: no bound
 
 
 class Home:

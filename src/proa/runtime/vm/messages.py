@@ -143,8 +143,10 @@ def _interface(interface: Interface) -> bytes:
         text(Key.IF_ADDRESS, str(interface.address)),
         u32(Key.IF_MTU, interface.mtu),
     ]
-    if interface.gateway is not None:
-        parts.append(text(Key.IF_GATEWAY, str(interface.gateway)))
+    if interface.address6 is not None:
+        parts.append(text(Key.IF_ADDRESS, str(interface.address6)))
+    gateways = (interface.gateway, interface.gateway6)
+    parts += (text(Key.IF_GATEWAY, str(gateway)) for gateway in gateways if gateway is not None)
     return b"".join(parts)
 
 

@@ -15,7 +15,7 @@ import contextlib
 import errno
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -23,6 +23,7 @@ from anyio.abc import TaskGroup
 
 from proa.model.errors import (
     EngineError,
+    FeatureMissing,
     Internal,
     InvalidParameter,
     OutcomeUnknown,
@@ -38,6 +39,7 @@ from proa.runtime.vm import limits, messages, ps, qemu
 from proa.runtime.vm.channel import ANSWER_TIMEOUT_S, AgentError
 from proa.runtime.vm.clone import Clone
 from proa.runtime.vm.home import Home
+from proa.runtime.vm.log_bound import keep_bounded
 from proa.runtime.vm.monitor import open_monitor
 from proa.runtime.vm.process import GuestProcess
 from proa.runtime.vm.protocol import Fields, FrameType, Key, ProtocolError, u32
@@ -155,6 +157,7 @@ class VmTask:
         async with anyio.create_task_group() as racing:
             racing.start_soon(self._wait_for_guest, racing)
             racing.start_soon(self._wait_for_qemu, racing)
+            racing.start_soon(keep_bounded, self._home, self._clone.record)
         await self._release_host()
         status = self._guest.main.status or self._home.read_exit()
         self._guest.close()
@@ -212,6 +215,15 @@ class VmTask:
         with contextlib.suppress(AgentError):  # it has just ended
             await self._guest.channel.request(FrameType.RESIZE, messages.of_process(process.number, size))
 
+    async def kill_process(self, process: GuestProcess) -> None:
+        """Kill a process of an exec, with its session, if it runs."""
+        if process.status is None:
+            number = u32(Key.SIGNAL_NUMBER, signal.SIGKILL)
+            with contextlib.suppress(AgentError):  # it has just ended
+                await self._guest.channel.request(
+                    FrameType.SIGNAL, messages.of_process(process.number, number)
+                )
+
     async def update(self, resources: Resources) -> None:
         self._require_running()
         record = self._clone.record
@@ -220,6 +232,9 @@ class VmTask:
             payload = messages.update(memory_bytes=resources.memory_bytes, pids=resources.pids)
             await self._guest.channel.request(FrameType.UPDATE, payload)
         await limits.change(record.cgroup, self.pid, limits.around_qemu(resources, record.vcpus))
+
+    async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
+        raise FeatureMissing("vm", f"changing {target} while it runs", "the file is the guest's own")
 
     async def stats(self) -> TaskStats:
         self._require_running()
@@ -343,6 +358,9 @@ class VmProcess:
 
     async def wait(self) -> ExitStatus:
         return await self._process.wait()
+
+    async def kill(self) -> None:
+        await self._task.kill_process(self._process)
 
     async def resize(self, *, rows: int, columns: int) -> None:
         await self._task.resize_process(self._process, rows=rows, columns=columns)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the log file of a VM within its bound.
+
+QEMU appends what the guest writes to the log's port, and knows no bound. So the size is looked at once in a
+while, and QEMU is given another file when the present one is full: its monitor changes the port's back end
+between two writes, so no line is lost or cut. What a guest can write in a second comes on top of the bound;
+while no daemon runs there is none.
+
+Source: QEMU QMP reference, add-fd, chardev-change; proa.model.task.TaskSpec.log_max_bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+import anyio
+
+from proa.model.errors import EngineError
+from proa.runtime.vm.home import Home, Record
+from proa.runtime.vm.monitor import open_monitor
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 1.0  # a stat of one file; emulated guests write 60 MB in that time at the most
+
+
+async def keep_bounded(home: Home, record: Record) -> None:
+    """Look after the log until cancelled; return at once when it has no bound."""
+    path = Path(record.log_path)
+    while record.log_max_bytes:
+        await anyio.sleep(SWEEP_S)
+        try:
+            if path.stat().st_size >= record.log_max_bytes:
+                with anyio.CancelScope(shield=True):
+                    await _replace(home, path)
+        except (EngineError, OSError) as error:
+            log.warning("bounding the log %s: %s", path, error)
+
+
+async def _replace(home: Home, path: Path) -> None:
+    new = path.with_name(f"{path.name}.tmp")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        async with open_monitor(home.monitor) as monitor:
+            await monitor.greet()
+            added = await monitor.execute("add-fd", {"opaque": "log"}, fd=fd)
+            file = {"out": f"/dev/fdset/{added['fdset-id']}", "append": True}
+            await monitor.execute("chardev-change", {"id": "log", "backend": {"type": "file", "data": file}})
+        new.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+    finally:
+        os.close(fd)

@@ -9,6 +9,7 @@ import json
 import os
 import tarfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import Daemon, Result
+from tests.support.host_state import count_host_state
 from tests.support.registry import BINARY, Registry
 
 Build = Callable[..., Result]
@@ -361,6 +363,40 @@ def test_proa_build(daemon: Daemon, build: Build, tag: str, tmp_path: Path) -> N
     assert done.out.startswith("sha256:")
     refused = build(text, "--ssh", "default", ours=True, check=False)
     assert "SSH agent" in refused.err
+
+
+def test_builds_leave_nothing(daemon: Daemon, build: Build, tag: str) -> None:
+    assert daemon.process is not None
+    roots = (daemon.process.pid, daemon.exec_root, daemon.data_root)
+    text = (
+        "FROM busybox\nCOPY f /f\n"
+        "RUN --mount=target=/m,rw --mount=type=cache,id={tag},target=/c touch /m/x /c/x; {end}\n"
+    )
+
+    def round_(number: int) -> None:
+        for end in ("true", "false"):
+            build(text.format(tag=tag, end=end), "--no-cache", files={"f": str(number % 9)}, check=False)
+        daemon.docker("rmi", "-f", tag)
+        daemon.docker("builder", "prune", "-af")
+
+    for number in range(9):  # one context more than are kept
+        round_(number)
+    before = settled(*roots)
+    for number in range(9, 13):
+        round_(number)
+    after = settled(*roots)
+    more = {key: (before[key], after[key]) for key in before if after[key] > before[key]}
+    assert not more, f"more than before: {more}"
+
+
+def settled(pid: int, *roots: Path) -> Mapping[str, int]:
+    """Count when what goes on behind has come to its end: two counts are the same."""
+    seen: Mapping[str, int] = {}
+    while True:
+        last, seen = seen, count_host_state(pid, *roots)
+        if last == seen:
+            return seen
+        time.sleep(1)
 
 
 def test_a_killed_daemon_leaves_nothing(daemon: Daemon, build: Build, tag: str) -> None:

@@ -14,7 +14,6 @@ import aiodocker
 import pytest
 from aiodocker.containers import DockerContainer
 
-from tests.conformance.missing import NEEDS_BUILD
 from tests.support.daemon import LIB
 
 pytestmark = [pytest.mark.anyio, pytest.mark.client(f"aiodocker {version('aiodocker')}")]
@@ -182,7 +181,6 @@ async def test_commit(client: aiodocker.Docker, sleeper: DockerContainer) -> Non
     await client.images.delete(made["Id"], force=True)
 
 
-@NEEDS_BUILD
 async def test_build(client: aiodocker.Docker) -> None:
     """build"""
     buffer = io.BytesIO()

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import CLIENTS, first_bytes, run
-from tests.conformance.missing import NEEDS_BUILD
 from tests.support.daemon import Daemon
 
 PROJECT = """
@@ -152,7 +151,6 @@ services:
 """
 
 
-@NEEDS_BUILD
 def test_build(compose: Compose, tmp_path: Path) -> None:
     """build and up --build"""
     (tmp_path / "Dockerfile").write_text('FROM busybox\nARG A=b\nRUN echo $A >/x\nCMD ["cat", "/x"]\n')

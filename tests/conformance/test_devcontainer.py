@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.conformance.conftest import CLIENTS, run
-from tests.conformance.missing import NEEDS_BUILD
 from tests.support.daemon import DOCKER, Daemon
 
 PROGRAM = CLIENTS / "node_modules" / ".bin" / "devcontainer"
@@ -110,7 +109,6 @@ def test_compose(devcontainer: Devcontainer, folder: Path) -> None:
     assert "docker-compose.yml" in devcontainer("exec", "ls", "/workspace")
 
 
-@NEEDS_BUILD
 def test_dockerfile(devcontainer: Devcontainer, folder: Path) -> None:
     """up with a Dockerfile"""
     (folder / ".devcontainer" / "Dockerfile").write_text("FROM busybox\nRUN echo built >/x\n")

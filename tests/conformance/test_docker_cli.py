@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import first_bytes
-from tests.conformance.missing import NEEDS_BUILD
 from tests.support.daemon import DOCKER, Daemon
 
 VERSION = subprocess.run([DOCKER, "--version"], capture_output=True, text=True).stdout.split()[2].rstrip(",")
@@ -120,7 +119,6 @@ def test_commit(daemon: Daemon, sleeper: str, tmp_path: Path) -> None:
     daemon.docker("rmi", "cli-commit")
 
 
-@NEEDS_BUILD
 def test_build(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """build (the classic builder)"""
     monkeypatch.setenv("DOCKER_BUILDKIT", "0")

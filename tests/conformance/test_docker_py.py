@@ -15,7 +15,6 @@ import pytest
 from docker.models.containers import Container
 
 from tests.conformance.conftest import first_bytes
-from tests.conformance.missing import NEEDS_BUILD
 from tests.support.daemon import LIB
 
 pytestmark = pytest.mark.client(f"docker-py {docker.__version__}")
@@ -267,7 +266,6 @@ def test_commit(client: docker.DockerClient, sleeper: Container) -> None:
     assert b"".join(sleeper.export())
 
 
-@NEEDS_BUILD
 def test_build(client: docker.DockerClient) -> None:
     """build"""
     image, log = client.images.build(

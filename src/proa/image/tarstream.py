@@ -121,9 +121,9 @@ class TarReader:
     def finish(self) -> None:
         """Say that no data follows. Raises InvalidParameter (``unexpected EOF``) in the middle of a member.
 
-        An archive without the two zero blocks at its end is accepted, as tar programs do.
+        An archive without the two zero blocks at its end, or without padding before it, is accepted, as by Go.
         """
-        if self._state is _State.ENDED:
+        if self._state in (_State.ENDED, _State.PADDING):
             return
         if self._state is not _State.HEADER or self._gathered or self._overrides:
             raise InvalidParameter(UNEXPECTED_EOF)

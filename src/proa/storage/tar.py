@@ -176,7 +176,8 @@ def iter_entries(stream: Stream) -> Iterator[Entry]:
         entry = _entry(flag, header, stream, pending)
         pending = _Pending()
         yield entry
-        stream.skip(-entry.stored % BLOCK)
+        # The docker CLI leaves the last member's padding out when its Dockerfile lies outside the context.
+        stream.read(-entry.stored % BLOCK)
 
 
 def _check_sum(header: bytes) -> None:

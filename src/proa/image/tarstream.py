@@ -121,7 +121,8 @@ class TarReader:
     def finish(self) -> None:
         """Say that no data follows. Raises InvalidParameter (``unexpected EOF``) in the middle of a member.
 
-        An archive without the two zero blocks at its end, or without padding before it, is accepted, as by Go.
+        An archive without the two zero blocks at its end, or without padding before it, is accepted, as
+        by Go.
         """
         if self._state in (_State.ENDED, _State.PADDING):
             return

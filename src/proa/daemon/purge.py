@@ -41,6 +41,9 @@ def main(argv: Sequence[str]) -> int:
             anyio.run(_remove_containers, config)
             teardown(config.exec_root)
             unmount_below(config.exec_root)
+            unmount_below(
+                config.data_root
+            )  # devices of volumes: who deletes the directory means only what is in it
     except EngineError as error:
         print(f"proa purge: {error}", file=sys.stderr)
         return 1

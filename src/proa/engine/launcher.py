@@ -68,9 +68,9 @@ class Launcher:
         Raises StartFailed, InvalidParameter, Conflict and what the drivers raise; then nothing is left.
         """
         runtime = self._hulls[container.runtime]
-        async with AsyncExitStack() as undo:
+        async with AsyncExitStack() as starting, AsyncExitStack() as undo:
             undo.push_async_callback(self._leave_volumes, container)
-            mounts = [await self._ready(point) for point in container.mounts]
+            mounts = [await self._ready(point, starting) for point in container.mounts]
             rootfs = await self._roots.prepare(container.id, container.layers, runtime.features.rootfs)
             undo.push_async_callback(self._roots.release, container.id)
             attached = await self._attach(container, runtime.features.network)
@@ -105,14 +105,15 @@ class Launcher:
                 except (EngineError, OSError):
                     log.exception("taking down container %s", container.id)
 
-    async def _ready(self, point: MountPoint) -> MountPoint:
-        """See that the volume behind a mount is there, and find what lies at its subpath now."""
+    async def _ready(self, point: MountPoint, starting: AsyncExitStack) -> MountPoint:
+        """See that the volume behind a mount is there, and hold what lies at its subpath during the start."""
         if point.type != "volume" or not point.name:
             return point
         await self._volumes.mount(point.name)
         if not point.subpath:
             return point
-        return replace(point, source=str(self._volumes.resolve(point.name, point.subpath)))
+        source = starting.enter_context(self._volumes.pinned(point.name, point.subpath))
+        return replace(point, source=str(source))
 
     async def _leave_volumes(self, container: Container) -> None:
         """Unmount what no other container that runs, or is about to, has in use."""

@@ -8,6 +8,7 @@ directory without a row gets one, so that data outlives a lost database.
     volumes/<name>/_data          what containers see
     volumes/<name>/copying        present while an image's content is copied in: the copy is not whole
     volumes/.removed-<name>~<hex> being deleted
+    volumes/.pinned-<hex>         a mount of what lies at a subpath, while a container with it is started
 
 Source: Engine API, Volume; moby, volume/local and volume/service, for rules and texts.
 """
@@ -20,8 +21,9 @@ import re
 import secrets
 import shutil
 import sqlite3
+import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -29,7 +31,7 @@ import anyio.to_thread
 import msgspec
 
 from proa.host.database import Database
-from proa.host.mount import Resolve, openat2
+from proa.host.mount import Resolve, copy_mount, ensure_unmounted, move_mount, openat2
 from proa.model.errors import Conflict, Internal, InvalidParameter, NoSuchVolume, NotFound
 from proa.model.ids import Digest, new_id
 from proa.model.volume import Volume
@@ -44,6 +46,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _ANONYMOUS = re.compile(r"[0-9a-f]{64}")
 _REMOVED = ".removed-"
 _COPYING = "copying"
+_PINNED = ".pinned-"
 _MIGRATIONS = (
     """
     CREATE TABLE volumes (
@@ -129,26 +132,37 @@ class Volumes:
         if volume.options:
             await anyio.to_thread.run_sync(mount_volume, volume)
 
-    def resolve(self, name: str, subpath: str) -> Path:
-        """Return where a directory or file inside a volume really is, whatever links are on the way.
+    @contextlib.contextmanager
+    def pinned(self, name: str, subpath: str) -> Iterator[Path]:
+        """Give a path for a directory or file inside a volume, good for the span of the block.
+
+        What is mounted there is the very thing that was found: another container that has the volume may
+        put a link in its place meanwhile, and whoever mounts the path is not led out of the volume.
 
         :raises InvalidParameter: it is not there, or a link leads out of the volume.
         """
         root = os.open(self.get(name).mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            found = openat2(
-                root, subpath, os.O_PATH | os.O_CLOEXEC, resolve=Resolve.BENEATH | Resolve.NO_MAGICLINKS
-            )
+            found = openat2(root, subpath, os.O_PATH, resolve=Resolve.BENEATH | Resolve.NO_MAGICLINKS)
         except OSError as error:
             raise InvalidParameter(
                 f"cannot access path {self.get(name).mountpoint / subpath}: {(error.strerror or '').lower()}"
             ) from error
         finally:
             os.close(root)
-        try:
-            return Path(f"/proc/self/fd/{found}").readlink()
-        finally:
-            os.close(found)
+        place = self._root / f"{_PINNED}{secrets.token_hex(8)}"
+        with contextlib.ExitStack() as undo:
+            undo.callback(_unpin, place)
+            try:
+                _make_like(found, place)
+                tree = copy_mount(found)
+            finally:
+                os.close(found)
+            try:
+                move_mount(tree, place)
+            finally:
+                os.close(tree)
+            yield place
 
     async def unmount(self, name: str) -> None:
         """Undo ``mount``, when nobody uses it any more. Idempotent. Raises NoSuchVolume."""
@@ -244,7 +258,9 @@ class Volumes:
 
     def _reconcile(self) -> None:
         for directory in list(self._root.iterdir()):
-            if directory.name.startswith(_REMOVED):
+            if directory.name.startswith(_PINNED):
+                _unpin(directory)  # of a daemon that was killed
+            elif directory.name.startswith(_REMOVED):
                 name = directory.name.removeprefix(_REMOVED).partition("~")[0]
                 if not (self._root / name).exists():
                     self._db.execute("DELETE FROM volumes WHERE name = ?", (name,))
@@ -327,3 +343,20 @@ def _delete(path: Path) -> None:
 
 def _json(value: Mapping[str, str]) -> str:
     return msgspec.json.encode(dict(value)).decode()
+
+
+def _make_like(found: int, place: Path) -> None:
+    """A directory is mounted on a directory, anything else on a file."""
+    if stat.S_ISDIR(os.fstat(found).st_mode):
+        place.mkdir(mode=0o700)
+    else:
+        place.touch(mode=0o600)
+
+
+def _unpin(place: Path) -> None:
+    ensure_unmounted(place)
+    with contextlib.suppress(FileNotFoundError):
+        if place.is_dir():
+            place.rmdir()
+        else:
+            place.unlink()

@@ -168,3 +168,20 @@ async def test_two_containers_fill_a_volume_once(store: Store) -> None:
         for _ in range(3):
             tasks.start_soon(store.volumes.copy_up, volume, layers, "/srv")
     assert (volume.mountpoint / "a/b/c").read_text() == "deep"
+
+
+async def test_what_lies_at_a_subpath_is_held(store: Store) -> None:
+    volume = create(store, "v1")
+    inside = volume.mountpoint / "sub"
+    inside.mkdir()
+    (inside / "f").write_text("inside")
+    (volume.mountpoint / "file").write_text("alone")
+    with store.volumes.pinned("v1", "sub") as place, store.volumes.pinned("v1", "file") as single:
+        inside.rename(volume.mountpoint / "away")
+        inside.symlink_to("/etc")  # what another container might do now
+        assert (place / "f").read_text() == "inside"
+        assert single.read_text() == "alone"
+    assert not place.exists() and not single.exists()
+    with pytest.raises(InvalidParameter, match="cannot access path"), store.volumes.pinned("v1", "sub"):
+        raise AssertionError("the link was followed")
+    assert [path.name for path in volume.mountpoint.parent.parent.iterdir()] == ["v1"]

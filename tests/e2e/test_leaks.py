@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,8 @@ def test_rounds_leave_nothing(daemon: Daemon, hull: str) -> None:
         time.sleep(0.5)
         after = count_host_state(daemon.process.pid, *roots)
     more = {key: (before[key], after[key]) for key in before if after[key] > before[key]}
-    assert not more, f"more than before: {more}"
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True)
+    assert not more, f"more than before: {more}\n{listed.stdout}"
 
 
 def steady_state(pid: int, *roots: Path) -> Mapping[str, int]:

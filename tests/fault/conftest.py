@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fault.footprint import assert_unchanged, footprint
+from tests.fault.footprint import assert_unchanged, footprint_at_rest
 from tests.support.daemon import Daemon
 
 HULLS = ("container", "vm")
@@ -46,6 +46,6 @@ def name(daemon: Daemon) -> Iterator[str]:
 @pytest.fixture
 def unchanged(daemon: Daemon) -> Iterator[None]:
     """After the test all is as it was before."""
-    before = footprint(daemon)
+    before = footprint_at_rest(daemon)
     yield
     assert_unchanged(daemon, before)

@@ -48,6 +48,18 @@ def footprint(daemon: Daemon) -> Footprint:
     }
 
 
+def footprint_at_rest(daemon: Daemon) -> Footprint:
+    """Return the footprint when it stays the same: what an earlier test removed goes behind the answers."""
+    deadline = time.monotonic() + PATIENCE_S
+    seen = footprint(daemon)
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        last, seen = seen, footprint(daemon)
+        if last == seen and not any("/.removed-" in path for path in seen["files"]):
+            return seen
+    raise AssertionError(f"the daemon does not come to rest: {sorted(seen['files'])}\n{daemon.log()}")
+
+
 def assert_unchanged(daemon: Daemon, before: Footprint) -> None:
     """Fail with what is new, or gone, after a while."""
     deadline = time.monotonic() + PATIENCE_S

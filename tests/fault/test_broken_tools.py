@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault.footprint import assert_unchanged, footprint
+from tests.fault.footprint import assert_unchanged, footprint_at_rest
 from tests.support.daemon import Daemon
 
 TOOLS = ("conmon", "crun", "qemu-system-x86_64")
@@ -83,7 +83,7 @@ def wrapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, 
 def broken(wrapped: tuple[Daemon, Broken]) -> Iterator[Broken]:
     """All is mended after the test, and as it was before it."""
     daemon, broken = wrapped
-    before = footprint(daemon)
+    before = footprint_at_rest(daemon)
     yield broken
     broken.mend()
     assert_unchanged(daemon, before)

@@ -202,10 +202,16 @@ class TestResuming:
 
     async def test_a_prune_forgets_what_nobody_resumed(self, daemon: Daemon, registry: FakeRegistry) -> None:
         registry.add_image("a", "1", LAYERS)
-        registry.misdeeds[registry.blob_path("a", COMPRESSORS["gzip"](LAYERS[1]))] = says(404)
+
+        async def refuse_when_another_came(seen: Seen, stream: Stream) -> None:
+            partial = daemon.root / "blobs" / "partial"
+            while not any(path.stat().st_size for path in partial.iterdir()):  # noqa: ASYNC110 (a file)
+                await anyio.sleep(0.01)
+            await says(404)(seen, stream)
+
+        registry.misdeeds[registry.blob_path("a", COMPRESSORS["gzip"](LAYERS[1]))] = refuse_when_another_came
         with pytest.raises(RegistryFailed, match="unknown"):
             await daemon.pull(f"{registry.host}/a")
-        assert daemon.files("partial")
         _, freed = await daemon.images.prune({}, used_by=lambda image_id: [])
         assert daemon.files("partial") == set()
         assert freed > 0

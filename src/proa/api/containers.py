@@ -43,6 +43,8 @@ class Backend(Protocol):
     ) -> Created: ...
     async def list(self, *, all: bool, limit: int, filters: Filters, size: bool) -> Sequence[Container]: ...
     async def sizes(self, container: Container) -> tuple[int, int]: ...
+    def links(self, container: Container) -> Sequence[str]: ...
+    def aliases(self, container: Container) -> Sequence[str]: ...
     async def start(self, ref: str) -> None: ...
     async def stop(self, ref: str, *, signal: str | None, timeout_s: int | None) -> None: ...
     async def restart(self, ref: str, *, signal: str | None, timeout_s: int | None) -> None: ...
@@ -95,13 +97,19 @@ class ContainerRoutes:
         )
         now_ns = time.time_ns()
         return json_response(
-            [shapes.summary(one, await self._backend.sizes(one) if size else None, now_ns) for one in found]
+            [
+                shapes.summary(
+                    one, await self._backend.sizes(one) if size else None, now_ns, self._backend.aliases(one)
+                )
+                for one in found
+            ]
         )
 
     async def inspect(self, request: Request) -> Response:
         container = self._backend.get(request.params["id"])
         sizes = await self._backend.sizes(container) if request.query.flag("size") else None
-        return json_response(shapes.inspect(container, self._execs.ids_of(container.id), sizes))
+        links = self._backend.links(container)
+        return json_response(shapes.inspect(container, self._execs.ids_of(container.id), sizes, links))
 
     async def top(self, request: Request) -> Response:
         table = await self._backend.top(request.params["id"], request.query.text("ps_args", "-ef"))

@@ -76,6 +76,14 @@ class MountPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A peer on the default bridge that a container finds by an alias (``links``)."""
+
+    peer: ContainerId
+    alias: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthResult:
     """One run of a health check. Times are Unix nanoseconds; ``exit_code`` -1: it did not end, or begin."""
 
@@ -111,6 +119,7 @@ class Container:
     :ivar short_runs: how many runs in a row ended soon after a restart: what the next delay grows with.
     :ivar health: None without a health check.
     :ivar endpoints: where it is attached while it runs; ``ports`` what is published then.
+    :ivar links: its peers on the default bridge; those on other networks are in ``networking``.
     """
 
     id: ContainerId
@@ -145,6 +154,7 @@ class Container:
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     log_path: str = ""
+    links: tuple[Link, ...] = ()
 
     @property
     def is_alive(self) -> bool:

@@ -26,6 +26,7 @@ from proa.engine.events import EventBus
 from proa.engine.health import check_health_config, merge_check
 from proa.engine.isolation import Hulls
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
+from proa.engine.links import parse_links
 from proa.engine.log_options import parse_log_config
 from proa.engine.mounts import check_bind_sources, parse_mounts, volume_requests
 from proa.engine.networking import check_networking
@@ -107,6 +108,7 @@ class Creation:
         with _missing_is_invalid():
             networking = check_networking(config, host, request.networking, self._networks)
             points = parse_mounts(config, host, self._registry.get)
+            links = parse_links(host, self._registry.get)
         warnings = self._hulls.judge(runtime, host, points)
         self._check_files(host)
         check_bind_sources(points, host)
@@ -131,6 +133,7 @@ class Creation:
                 runtime=runtime,
                 mounts=mounts,
                 log_path=str(self._containers_dir / container_id / "log"),
+                links=links,
             )
             self._images.get(image.id)  # it may have been removed while volumes were filled
             self._registry.add(container)

@@ -17,6 +17,7 @@ import anyio
 
 from proa.engine.container import Container, MountPoint
 from proa.engine.isolation import Hulls
+from proa.engine.links import host_names, link_env, linked, live_links
 from proa.engine.networking import endpoint_requests
 from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
@@ -32,7 +33,7 @@ from proa.model.errors import (
 from proa.model.network import Endpoint, PublishedPort
 from proa.model.task import Namespaces, NetworkAttachment, NetworkKind
 from proa.network.attach import Attached
-from proa.network.files import hosts_change
+from proa.network.files import addresses_of, hosts_change, peer_moved
 from proa.network.networks import Networks
 from proa.runtime.seam import Task
 from proa.storage.rootfs import Roots
@@ -68,6 +69,7 @@ class Launcher:
         Raises StartFailed, InvalidParameter, Conflict and what the drivers raise; then nothing is left.
         """
         runtime = self._hulls[container.runtime]
+        peers = link_env(linked(container, self._registry), container.name) if container.links else ()
         async with AsyncExitStack() as starting, AsyncExitStack() as undo:
             undo.push_async_callback(self._leave_volumes, container)
             mounts = [await self._ready(point, starting) for point in container.mounts]
@@ -81,6 +83,7 @@ class Launcher:
                 network=attached.attachment,
                 files=self._etc_files(container, attached.endpoints),
                 namespaces=self._namespaces(container),
+                linked=peers,
             )
             task = await runtime.create(spec)
             undo.push_async_callback(task.delete)
@@ -148,6 +151,13 @@ class Launcher:
         if "/etc/resolv.conf" in new:
             was, will_be = old["/etc/resolv.conf"], new["/etc/resolv.conf"]
             await task.edit_file("/etc/resolv.conf", lambda found: will_be if found == was else found)
+
+    async def tell_of_peer(self, task: Task, container: Container, peer: Container) -> None:
+        """Make a running container's /etc/hosts tell where a peer is that it links to."""
+        for link, found, endpoint in live_links(container, self._registry):
+            if found.id == peer.id:
+                change = peer_moved(host_names(link, peer), addresses_of([endpoint]))
+                await task.edit_file("/etc/hosts", change)
 
     async def _forget(self, container: Container) -> None:
         runtime = self._hulls.runtimes.get(container.runtime)
@@ -218,6 +228,10 @@ class Launcher:
                 domainname=config.domainname,
                 extra_hosts=host.extra_hosts or (),
                 on_host=host.network_mode == "host",
+                links=[
+                    (host_names(link, peer), endpoint)
+                    for link, peer, endpoint in live_links(container, self._registry)
+                ],
             ),
             "/etc/resolv.conf": self._networks.resolv_conf(
                 endpoints,

@@ -9,6 +9,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from msgspec.structs import replace
 
+from proa.engine.links import check_default_links, endpoint_links
 from proa.model.config import (
     ContainerConfig,
     EndpointIpamConfig,
@@ -64,6 +65,12 @@ def check_networking(
                 "network-scoped alias is supported only for containers in user defined networks"
             )
         mac = settings.mac_address or (config.mac_address if position == 0 else "")
+        if network.name == "bridge":
+            check_default_links(host, settings)
+        elif (host.links or settings.links) and network.driver != "bridge":
+            raise InvalidParameter(f"network {network.name} has no names that a link could lead to")
+        elif position == 0 and host.links and not settings.links:
+            settings = replace(settings, links=host.links)  # docker-py writes them here alone
         settings = replace(settings, mac_address=mac, network_id=network.id)
         _parse_endpoint(network.name, settings)
         checked[network.name] = settings
@@ -104,5 +111,6 @@ def _parse_endpoint(name: str, settings: EndpointSettings) -> EndpointRequest:
         address6=address6,
         mac=settings.mac_address.lower().replace("-", ":") or None,
         aliases=tuple(settings.aliases or ()),
+        links=endpoint_links(name, settings),
         priority=settings.gw_priority,
     )

@@ -24,10 +24,8 @@ from proa.model.config import (
 from proa.model.errors import InvalidParameter
 
 _WINDOWS = "it is for Windows containers only"
-_LINKS = "on a user-defined network containers find each other by name"
 _REFUSED_HOST = {
     "Cgroup": "a container cannot join another's cgroup",
-    "Links": _LINKS,
     "CpuCount": _WINDOWS,
     "CpuPercent": _WINDOWS,
     "IOMaximumIOps": _WINDOWS,
@@ -35,7 +33,6 @@ _REFUSED_HOST = {
     "KernelMemoryTCP": "the kernel counts it with the other memory",
 }
 _REFUSED_ENDPOINT = {
-    "Links": _LINKS,
     "DriverOpts": "the bridge driver has no options for single endpoints",
 }
 _REFUSED_IPAM = {

@@ -19,14 +19,18 @@ def build_task_spec(
     network: NetworkAttachment,
     files: Mapping[str, bytes],
     namespaces: Namespaces,
+    linked: tuple[str, ...] = (),
 ) -> TaskSpec:
-    """Return what the driver is handed. The record was checked when the container was created."""
+    """Return what the driver is handed. The record was checked when the container was created.
+
+    :param linked: variables that tell of linked peers.
+    """
     config, host = container.config, container.host_config
     return TaskSpec(
         id=container.id,
         hostname=config.hostname,
         domainname=config.domainname,
-        process=main_process(container),
+        process=main_process(container, linked=linked),
         rootfs=rootfs,
         log_path=Path(container.log_path) if host.log_config.type != "none" else Path("/dev/null"),
         log_max_bytes=parse_log_config(host.log_config).max_bytes,
@@ -47,13 +51,13 @@ def build_task_spec(
     )
 
 
-def main_process(container: Container) -> ProcessSpec:
+def main_process(container: Container, *, linked: tuple[str, ...] = ()) -> ProcessSpec:
     """Return the first process of a container."""
     config, host = container.config, container.host_config
     size = host.console_size
     return ProcessSpec(
         args=(container.path, *container.args),
-        env=process_env(container, tty=config.tty),
+        env=process_env(container, tty=config.tty, linked=linked),
         cwd=config.working_dir or "/",
         user=config.user,
         group_add=tuple(host.group_add or ()),
@@ -64,8 +68,9 @@ def main_process(container: Container) -> ProcessSpec:
     )
 
 
-def process_env(container: Container, *, tty: bool) -> tuple[str, ...]:
-    """Return the environment of any process of a container: HOSTNAME and TERM as Docker sets them."""
+def process_env(container: Container, *, tty: bool, linked: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the environment of any process of a container: HOSTNAME and TERM as Docker sets them, and what
+    tells of linked peers unless the container has a variable of that name."""
     env = list(container.config.env or ())
     names = {entry.partition("=")[0] for entry in env}
     extra = []
@@ -73,6 +78,7 @@ def process_env(container: Container, *, tty: bool) -> tuple[str, ...]:
         extra.append(f"HOSTNAME={container.config.hostname}")
     if tty and "TERM" not in names:
         extra.append("TERM=xterm")
+    extra += [entry for entry in linked if entry.partition("=")[0] not in names]
     return (*env[:1], *extra, *env[1:])
 
 

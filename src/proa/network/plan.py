@@ -97,6 +97,7 @@ class Planner:
             address6=address6,
             gateway6=None if network.internal else network.gateway6,
             dns_names=_names(record, wanted, network),
+            links=wanted.links,
         )
         prefix = "pv" if record.kind is NetworkKind.NAMESPACE else "pt"
         interface = Interface(

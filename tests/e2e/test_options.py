@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of docker run that reach beyond the container itself: links, and the like."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.daemon import Daemon
+
+
+@pytest.fixture
+def tag(daemon: Daemon) -> Iterator[str]:
+    """A prefix for names of containers and networks that are taken away after the test."""
+    tag = f"o{uuid.uuid4().hex[:8]}"
+    yield tag
+    for listing, removal in (("ps -aq", "rm -f -v"), ("network ls -q", "network rm")):
+        found = daemon.docker(*listing.split(), "--filter", f"name={tag}").out.split()
+        if found:
+            daemon.docker(*removal.split(), *found)
+
+
+def test_a_link_on_the_default_bridge_follows_its_peer(daemon: Daemon, tag: str) -> None:
+    peer, web = f"{tag}-peer", f"{tag}-web"
+    daemon.docker("run", "-d", "--name", peer, "-e", "MODE=x", "--expose", "80", "busybox", "sleep", "1000")
+    daemon.docker("run", "-d", "--name", web, "--link", f"{peer}:db", "busybox", "sleep", "1000")
+    env = daemon.docker("exec", web, "env").out
+    assert "DB_PORT_80_TCP_PROTO=tcp" in env and "DB_ENV_MODE=x" in env and f"DB_NAME=/{web}/db" in env
+    assert daemon.docker("exec", web, "ping", "-c", "1", "-W", "5", "db").status == 0
+    shown = json.loads(daemon.docker("inspect", "-f", "{{json .HostConfig.Links}}", web).out)
+    assert shown == [f"/{peer}:/{web}/db"]
+    daemon.docker("stop", "-t", "0", peer)
+    daemon.docker("run", "-d", "--name", f"{tag}-other", "busybox", "sleep", "1000")  # takes its address
+    daemon.docker("start", peer)
+    address = daemon.docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", peer).out.strip()
+    hosts = daemon.docker("exec", web, "cat", "/etc/hosts").out
+    assert [line.split()[0] for line in hosts.splitlines() if line.split()[1] == "db"] == [address]
+    daemon.docker("stop", "-t", "0", peer, web)
+    refused = daemon.docker("start", web, check=False)
+    assert f"Cannot link to a non running container: /{peer} AS /{web}/db" in refused.err
+    missing = daemon.docker("run", "--rm", "--link", "nobody:x", "busybox", "true", check=False)
+    assert "could not get container for nobody" in missing.err
+
+
+def test_a_link_on_a_network_is_a_name_for_one_container(daemon: Daemon, tag: str, hull: str) -> None:
+    daemon.docker("network", "create", tag)
+    daemon.docker("run", "-d", "--name", f"{tag}-peer", "--network", tag, "busybox", "sleep", "1000")
+    ask = ("busybox", "nslookup", "-type=a", "db")
+    run = ("run", "--rm", "--isolation", hull, "--network", tag)
+    address = json.loads(daemon.docker("inspect", f"{tag}-peer").out)[0]["NetworkSettings"]["Networks"][tag]
+    answer = daemon.docker(*run, "--link", f"{tag}-peer:db", *ask).out
+    assert f"Address: {address['IPAddress']}" in answer
+    assert daemon.docker(*run, *ask, check=False).status != 0

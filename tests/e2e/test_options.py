@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,24 @@ def test_a_link_on_a_network_is_a_name_for_one_container(daemon: Daemon, tag: st
     answer = daemon.docker(*run, "--link", f"{tag}-peer:db", *ask).out
     assert f"Address: {address['IPAddress']}" in answer
     assert daemon.docker(*run, *ask, check=False).status != 0
+
+
+def test_a_block_device_is_limited(daemon: Daemon, tag: str) -> None:
+    disks = [Path("/dev") / disk.name for disk in Path("/sys/block").iterdir()]
+    disk = next((disk for disk in disks if disk.is_block_device()), None)
+    if disk is None:
+        pytest.skip("this host has no block device")
+    numbers = (Path("/sys/block") / disk.name / "dev").read_text().strip()
+    rates = ("--device-read-bps", f"{disk}:1mb", "--device-write-iops", f"{disk}:50")
+    daemon.docker("run", "-d", "--name", tag, *rates, "busybox", "sleep", "1000")
+    pid = daemon.docker("inspect", "-f", "{{.State.Pid}}", tag).out.strip()
+    groups = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+    v1 = Path(f"/sys/fs/cgroup/blkio{groups.get('blkio', '')}")
+    if "blkio" in groups:
+        assert f"{numbers} 1048576" in (v1 / "blkio.throttle.read_bps_device").read_text()
+        assert f"{numbers} 50" in (v1 / "blkio.throttle.write_iops_device").read_text()
+    else:
+        found = Path(f"/sys/fs/cgroup{groups['']}/io.max").read_text()
+        assert f"{numbers} rbps=1048576 wbps=max riops=max wiops=50" in found
+    refused = daemon.docker("run", "--rm", "--device-read-bps", "/dev/null:1mb", "busybox", check=False)
+    assert "/dev/null: not a block device" in refused.err

@@ -139,11 +139,23 @@ class NetworkAttachment:
 # --- limits and privileges ---
 
 
+class DeviceLimitKind(enum.Enum):
+    """What of a block device is limited, in the words of the OCI runtime-spec, config-linux.md, Block IO."""
+
+    WEIGHT = "weightDevice"
+    READ_BPS = "throttleReadBpsDevice"
+    WRITE_BPS = "throttleWriteBpsDevice"
+    READ_IOPS = "throttleReadIOPSDevice"
+    WRITE_IOPS = "throttleWriteIOPSDevice"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThrottledDevice:
-    major: int
-    minor: int
-    rate: int  # bytes/s or operations/s
+class DeviceLimit:
+    """A limit of one block device of the host, looked up when the task is made."""
+
+    kind: DeviceLimitKind
+    path: Path
+    value: int  # a weight, bytes/s or operations/s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +171,10 @@ class Resources:
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     pids: int = 0
+    cpu_realtime_period_us: int = 0
+    cpu_realtime_runtime_us: int = 0
     blkio_weight: int = 0
+    device_limits: tuple[DeviceLimit, ...] = ()
     oom_kill_disable: bool = False
     memory_swappiness: int | None = None
 

@@ -30,6 +30,7 @@ from proa.model.ids import ContainerId
 from proa.model.task import DirectoryRootfs, TaskSpec
 from proa.runtime.oci import conmon, failures
 from proa.runtime.oci.binary import SealedBinary
+from proa.runtime.oci.block_io import find_limits
 from proa.runtime.oci.devices import find_devices
 from proa.runtime.oci.facts import get_facts
 from proa.runtime.oci.features import FEATURES, judge
@@ -176,6 +177,7 @@ class OciRuntime:
         found = Found(
             user=find_user(spec.rootfs.path, spec.process.user, group_add=spec.process.group_add),
             devices=find_devices(spec.security),
+            limits=find_limits(spec.resources.device_limits, throttles_io=self._tools.facts.throttles_io),
             files=_write_files(spec.files, home.files),
             init=self._init,
             default_seccomp=self._default_seccomp,

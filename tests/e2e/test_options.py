@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, Result
 
 
 @pytest.fixture
@@ -76,3 +77,39 @@ def test_a_block_device_is_limited(daemon: Daemon, tag: str) -> None:
         assert f"{numbers} rbps=1048576 wbps=max riops=max wiops=50" in found
     refused = daemon.docker("run", "--rm", "--device-read-bps", "/dev/null:1mb", "busybox", check=False)
     assert "/dev/null: not a block device" in refused.err
+
+
+def test_an_image_is_mounted(daemon: Daemon, tag: str, hull: str) -> None:
+    def run(mount: str, script: str, check: bool = True) -> Result:
+        options = ("--rm", "--isolation", hull, "--mount", f"type=image,source=busybox,target=/x{mount}")
+        return daemon.docker("run", *options, "busybox", "sh", "-c", script, check=check)
+
+    out = run("", "ls -d /x/bin /x/etc && /x/bin/true && touch /x/new || echo refused")
+    assert out.out.split() == ["/x/bin", "/x/etc", "refused"]
+    assert run(",image-subpath=bin", "test -x /x/busybox && echo there").out == "there\n"
+    assert "cannot access path" in run(",image-subpath=nothing", "true", check=False).err
+    daemon.docker("tag", "busybox", tag)
+    daemon.docker("create", "--name", tag, "--mount", "type=image,source=busybox,target=/x", "busybox")
+    assert "/var/lib" not in daemon.docker("inspect", "-f", "{{json .Mounts}}", tag).out
+    daemon.docker("rmi", tag)
+
+
+def test_a_bind_with_and_without_what_is_mounted_below(daemon: Daemon, tag: str, tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(below)], check=True)
+    try:
+        (below / "file").touch()
+
+        def run(options: str, script: str) -> str:
+            bind = f"type=bind,source={tmp_path},target=/x{options}"
+            return daemon.docker("run", "--rm", "--mount", bind, "busybox", "sh", "-c", script).out.strip()
+
+        write = "touch /x/below/new && echo written || echo refused"
+        assert run("", "ls /x/below") == "file"
+        assert run(",bind-recursive=disabled", "ls /x/below") == ""
+        assert run(",readonly", write) == "refused"
+        assert run(",readonly,bind-recursive=writable", write) == "written"
+        assert run(",readonly,bind-recursive=readonly,bind-propagation=rprivate", write) == "refused"
+    finally:
+        subprocess.run(["umount", str(below)], check=True)

@@ -63,7 +63,7 @@ def check_transition(container: Container, to: State) -> None:
 class MountPoint:
     """One mount of a container as inspect shows it. ``mode`` is what the user wrote (ro, z, …)."""
 
-    type: str  # bind, volume, tmpfs
+    type: str  # bind, volume, tmpfs, image
     destination: str
     source: str = ""
     name: str = ""
@@ -73,6 +73,7 @@ class MountPoint:
     propagation: str = ""
     subpath: str = ""
     options: tuple[str, ...] = ()  # mount options of a tmpfs or a bind; nocopy of a volume
+    layers: tuple[Digest, ...] = ()  # of an image, whose id is in ``source``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

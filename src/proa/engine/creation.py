@@ -107,7 +107,7 @@ class Creation:
         check_health_config(config, host)
         with _missing_is_invalid():
             networking = check_networking(config, host, request.networking, self._networks)
-            points = parse_mounts(config, host, self._registry.get)
+            points = self._with_images(parse_mounts(config, host, self._registry.get))
             links = parse_links(host, self._registry.get)
         warnings = self._hulls.judge(runtime, host, points)
         self._check_files(host)
@@ -140,6 +140,15 @@ class Creation:
             undo.pop_all()
         self._events.publish("container", "create", container_id, event_attributes(container))
         return Created(id=container_id, warnings=_warnings(host) + warnings)
+
+    def _with_images(self, points: tuple[MountPoint, ...]) -> tuple[MountPoint, ...]:
+        """Find the images that are to be mounted. Raises NoSuchImage."""
+        found = list(points)
+        for position, point in enumerate(points):
+            if point.type == "image" and not point.source:
+                image = self._images.get(point.name)
+                found[position] = replace(point, source=image.id, layers=image.layers)
+        return tuple(found)
 
     def _check_files(self, host: HostConfig) -> None:
         """Raise InvalidParameter for what /etc/hosts and /etc/resolv.conf cannot say."""
@@ -188,7 +197,11 @@ class Creation:
 
     async def _unmake_volume(self, name: str) -> None:
         """Remove a volume made for a container that will not be, unless another took it up meanwhile."""
-        if not any(point.name == name for container in self._registry for point in container.mounts):
+        if not any(
+            point.type == "volume" and point.name == name
+            for container in self._registry
+            for point in container.mounts
+        ):
             await self._volumes.remove(name)
             self._events.publish("volume", "destroy", name, {"driver": "local"})
 

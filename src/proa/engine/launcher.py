@@ -12,12 +12,14 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import anyio
 
 from proa.engine.container import Container, MountPoint
 from proa.engine.isolation import Hulls
 from proa.engine.links import host_names, link_env, linked, live_links
+from proa.engine.mounts import ALONE
 from proa.engine.networking import endpoint_requests
 from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
@@ -109,7 +111,15 @@ class Launcher:
                     log.exception("taking down container %s", container.id)
 
     async def _ready(self, point: MountPoint, starting: AsyncExitStack) -> MountPoint:
-        """See that the volume behind a mount is there, and hold what lies at its subpath during the start."""
+        """See that the volume behind a mount is there, and hold what lies at its subpath during the start; so
+        with an image, and with what is bound without the mounts below it."""
+        if point.type == "image":
+            image = starting.enter_context(self._volumes.pinned_image(point.layers, point.subpath))
+            return replace(point, source=str(image))
+        if ALONE in point.options and point.type == "bind":
+            alone = starting.enter_context(self._volumes.pinned_alone(Path(point.source)))
+            options = tuple(option for option in point.options if option != ALONE)
+            return replace(point, source=str(alone), options=options)
         if point.type != "volume" or not point.name:
             return point
         await self._volumes.mount(point.name)

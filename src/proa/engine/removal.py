@@ -137,7 +137,7 @@ class Removal:
 
     async def _remove_anonymous_volumes(self, container: Container) -> None:
         others = (other for other in self._registry if other.id != container.id)
-        used = {point.name for other in others for point in other.mounts if point.name}
+        used = {point.name for other in others for point in other.mounts if point.type == "volume"}
         for point in container.mounts:
             if point.type != "volume" or point.name in used:
                 continue

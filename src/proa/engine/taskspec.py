@@ -9,6 +9,7 @@ from pathlib import Path
 from proa.engine.container import Container, MountPoint
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
 from proa.engine.log_options import parse_log_config
+from proa.engine.mounts import READ_ONLY_ALONE
 from proa.model.task import Mount, MountKind, Namespaces, NetworkAttachment, ProcessSpec, Rootfs, TaskSpec
 
 
@@ -87,6 +88,14 @@ def build_mounts(points: Iterable[MountPoint]) -> tuple[Mount, ...]:
     return tuple(_mount(point) for point in points)
 
 
+def _bind_options(point: MountPoint) -> tuple[str, ...]:
+    """A bind that may not be written is so with the mounts below its source, as in Docker."""
+    options = (point.propagation, *point.options) if point.type == "bind" else ()
+    if READ_ONLY_ALONE in options:
+        return tuple(option for option in options if option != READ_ONLY_ALONE)
+    return options if point.rw or "rro" in options else (*options, "rro")
+
+
 def _mount(point: MountPoint) -> Mount:
     if point.type == "tmpfs":
         return Mount(
@@ -100,5 +109,5 @@ def _mount(point: MountPoint) -> Mount:
         source=Path(point.source),
         target=point.destination,
         read_only=not point.rw,
-        options=(point.propagation, *point.options) if point.type == "bind" else (),
+        options=_bind_options(point),
     )

@@ -143,6 +143,11 @@ SAMPLES: dict[str, Any] = {
         "VolumeOptions": {"DriverConfig": {"Name": "local"}},
     },
     "Mount.VolumeOptions.Subpath": {"Type": "volume", "Source": "data", "VolumeOptions": {"Subpath": "x"}},
+    "Mount.ImageOptions.Subpath": {
+        "Type": "image",
+        "Source": "busybox",
+        "ImageOptions": {"Subpath": "bin"},
+    },
     "Mount.TmpfsOptions.SizeBytes": {"Type": "tmpfs", "Source": "", "TmpfsOptions": {"SizeBytes": 2**20}},
     "Mount.TmpfsOptions.Mode": {"Type": "tmpfs", "Source": "", "TmpfsOptions": {"Mode": 0o700}},
     "Mount.TmpfsOptions.Options": {
@@ -220,6 +225,7 @@ def fields(struct: type[msgspec.Struct], prefix: str) -> Iterator[str]:
         "BindOptions": model.BindOptions,
         "VolumeOptions": model.VolumeOptions,
         "TmpfsOptions": model.TmpfsOptions,
+        "ImageOptions": model.ImageOptions,
         "IPAMConfig": model.EndpointIpamConfig,
     }
     for field in msgspec.structs.fields(struct):
@@ -309,7 +315,7 @@ async def test_each_row_is_true(ground: Ground) -> None:
                     }
                 ]
             },
-            "ReadOnlyForceRecursive requires ReadOnly",
+            "mount options conflict: !ReadOnly && BindOptions.ReadOnlyForceRecursive",
         ),
         (
             {

@@ -79,7 +79,7 @@ def test_a_block_device_is_limited(daemon: Daemon, tag: str) -> None:
     assert "/dev/null: not a block device" in refused.err
 
 
-def test_an_image_is_mounted(daemon: Daemon, tag: str, hull: str) -> None:
+def test_an_image_is_mounted(daemon: Daemon, hull: str) -> None:
     def run(mount: str, script: str, check: bool = True) -> Result:
         options = ("--rm", "--isolation", hull, "--mount", f"type=image,source=busybox,target=/x{mount}")
         return daemon.docker("run", *options, "busybox", "sh", "-c", script, check=check)
@@ -88,13 +88,9 @@ def test_an_image_is_mounted(daemon: Daemon, tag: str, hull: str) -> None:
     assert out.out.split() == ["/x/bin", "/x/etc", "refused"]
     assert run(",image-subpath=bin", "test -x /x/busybox && echo there").out == "there\n"
     assert "cannot access path" in run(",image-subpath=nothing", "true", check=False).err
-    daemon.docker("tag", "busybox", tag)
-    daemon.docker("create", "--name", tag, "--mount", "type=image,source=busybox,target=/x", "busybox")
-    assert "/var/lib" not in daemon.docker("inspect", "-f", "{{json .Mounts}}", tag).out
-    daemon.docker("rmi", tag)
 
 
-def test_a_bind_with_and_without_what_is_mounted_below(daemon: Daemon, tag: str, tmp_path: Path) -> None:
+def test_a_bind_with_and_without_what_is_mounted_below(daemon: Daemon, tmp_path: Path) -> None:
     below = tmp_path / "below"
     below.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", str(below)], check=True)

@@ -79,7 +79,7 @@ class Images:
         return await self._store.disk_usage()
 
     def users_of(self, image_id: Digest) -> Sequence[tuple[str, bool]]:
-        """Return the containers made from an image or with it among their mounts, and whether each is alive."""
+        """Return the containers made from an image or that mount it, each with whether it is alive."""
         return [
             (container.id, container.is_alive)
             for container in self._registry

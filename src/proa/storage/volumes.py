@@ -151,7 +151,7 @@ class Volumes:
 
     @contextlib.contextmanager
     def pinned_image(self, layers: Sequence[Digest], subpath: str) -> Iterator[Path]:
-        """Give a path at which an image is, read-only, or what it has at a subpath, for the span of the block.
+        """Give a path at which an image is, read-only, or what it has at a subpath, during the block.
 
         :param layers: lowest first.
         :raises InvalidParameter: there is nothing at the subpath, or a link leads out of the image.

@@ -109,3 +109,41 @@ def test_a_bind_with_and_without_what_is_mounted_below(daemon: Daemon, tmp_path:
         assert run(",readonly,bind-recursive=readonly,bind-propagation=rprivate", write) == "refused"
     finally:
         subprocess.run(["umount", str(below)], check=True)
+
+
+def test_a_described_device_and_one_that_nobody_knows(daemon: Daemon, tag: str) -> None:
+    kind = f"proa.test/{tag}"
+    spec = {
+        "cdiVersion": "0.6.0",
+        "kind": kind,
+        "devices": [
+            {
+                "name": "a",
+                "containerEdits": {
+                    "env": ["TOY=a"],
+                    "deviceNodes": [{"path": "/dev/toy", "hostPath": "/dev/zero"}],
+                    "mounts": [{"hostPath": "/etc", "containerPath": "/toy", "options": ["ro", "bind"]}],
+                    "hooks": [{"hookName": "createRuntime", "path": "/bin/true"}],
+                },
+            }
+        ],
+    }
+    file = Path("/etc/cdi") / f"{tag}.json"
+    made = [folder for folder in (file.parent,) if not folder.exists()]
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(spec))
+    try:
+        script = "echo $TOY; head -c 3 /dev/toy | wc -c; test -f /toy/passwd && echo mounted"
+        run = daemon.docker("run", "--rm", "--device", f"{kind}=a", "busybox", "sh", "-c", script)
+        assert run.out.split() == ["a", "3", "mounted"]
+        assert f"{kind}=a" in daemon.docker("info", "-f", "{{json .DiscoveredDevices}}").out
+        missing = daemon.docker("run", "--name", tag, "--device", f"{kind}=b", "busybox", check=False)
+        assert f"CDI device injection failed: unresolvable CDI devices {kind}=b" in missing.err
+        assert daemon.docker("inspect", "-f", "{{.State.Status}}", tag).out.strip() == "created"
+    finally:
+        file.unlink()
+        for folder in made:
+            folder.rmdir()
+    gpus = daemon.docker("run", "--rm", "--gpus", "all", "busybox", "true", check=False)
+    assert 'could not select device driver "" with capabilities: [[gpu]]' in gpus.err
+    assert gpus.status == 125

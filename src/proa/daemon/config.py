@@ -18,6 +18,7 @@ from proa.api.tls import server_context
 from proa.daemon.listening import check_host
 from proa.model.errors import InvalidParameter
 from proa.model.registry import RegistrySettings
+from proa.runtime.oci.cdi import DEFAULT_DIRS
 
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
 DEFAULT_DATA_ROOT = Path("/var/lib/proa")
@@ -50,6 +51,7 @@ class Config:
     :ivar default_isolation: "container" or "vm", for containers that do not say.
     :ivar kernel: a guest kernel of the user's own, None for the installed one.
     :ivar registries: mirrors, and registries without valid certificates.
+    :ivar cdi_spec_dirs: where devices are described (CDI); of two the later one wins.
     :ivar lib: where setup/ has put the guest kernel and our own programs.
     """
 
@@ -65,6 +67,7 @@ class Config:
     vm_cpus: int = 1
     lib: Path = Path(sys.prefix) / "lib" / "proa"
     registries: RegistrySettings = field(default_factory=RegistrySettings)
+    cdi_spec_dirs: tuple[Path, ...] = DEFAULT_DIRS
     debug: bool = False
 
 
@@ -111,6 +114,13 @@ def parse_config(argv: Sequence[str]) -> Config:
         metavar="HOST|CIDR",
         help="needs no valid certificate, may speak plain HTTP",
     )
+    parser.add_argument(
+        "--cdi-spec-dir",
+        action="append",
+        type=Path,
+        metavar="DIR",
+        help=f"where devices are described, again for more [{', '.join(map(str, DEFAULT_DIRS))}]",
+    )
     parser.add_argument("-D", "--debug", action="store_true", help="log more")
     parsed = parser.parse_args(argv)
     tls = _tls_files(parsed)
@@ -135,6 +145,7 @@ def parse_config(argv: Sequence[str]) -> Config:
         registries=RegistrySettings(
             mirrors=tuple(parsed.registry_mirror or ()), insecure=tuple(parsed.insecure_registry or ())
         ),
+        cdi_spec_dirs=tuple(path.absolute() for path in parsed.cdi_spec_dir or DEFAULT_DIRS),
         debug=parsed.debug,
     )
 

@@ -4,13 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from proa.engine.container import Container, MountPoint
+from proa.engine.device_requests import requested_devices
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
 from proa.engine.log_options import parse_log_config
 from proa.engine.mounts import READ_ONLY_ALONE
-from proa.model.task import Mount, MountKind, Namespaces, NetworkAttachment, ProcessSpec, Rootfs, TaskSpec
+from proa.model.config import HostConfig
+from proa.model.task import (
+    Mount,
+    MountKind,
+    Namespaces,
+    NetworkAttachment,
+    ProcessSpec,
+    Rootfs,
+    Security,
+    TaskSpec,
+)
 
 
 def build_task_spec(
@@ -41,7 +53,7 @@ def build_task_spec(
         network=network,
         resources=parse_resources(host),
         rlimits=parse_rlimits(host),
-        security=parse_security(host),
+        security=_security(host),
         namespaces=namespaces,
         sysctls=host.sysctls or {},
         shm_size_bytes=0 if host.ipc_mode == "none" else host.shm_size,
@@ -50,6 +62,11 @@ def build_task_spec(
         oom_score_adj=host.oom_score_adj,
         annotations=host.annotations or {},
     )
+
+
+def _security(host: HostConfig) -> Security:
+    security = parse_security(host)
+    return replace(security, cdi_devices=requested_devices(host)) if host.device_requests else security
 
 
 def main_process(container: Container, *, linked: tuple[str, ...] = ()) -> ProcessSpec:

@@ -213,6 +213,7 @@ class Security:
     readonly_paths: tuple[str, ...] | None = None
     devices: tuple[Device, ...] = ()
     device_cgroup_rules: tuple[str, ...] = ()
+    cdi_devices: tuple[str, ...] = ()  # vendor.com/class=name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,6 @@ FEATURES = Features(
     rootfs=RootfsKind.DIRECTORY,
     network=NetworkKind.NAMESPACE,
     refused={
-        "HostConfig.DeviceRequests": "there is no driver for device requests (GPUs)",
         "HostConfig.UsernsMode": "user namespaces are not remapped",
         "HostConfig.StorageOpt": "the writable layer has no quota",
     },

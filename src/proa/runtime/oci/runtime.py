@@ -28,7 +28,7 @@ from proa.host.watch import get_start_time, open_process
 from proa.model.errors import InvalidParameter, ToolFailed
 from proa.model.ids import ContainerId
 from proa.model.task import DirectoryRootfs, TaskSpec
-from proa.runtime.oci import conmon, failures
+from proa.runtime.oci import cdi, conmon, failures
 from proa.runtime.oci.binary import SealedBinary
 from proa.runtime.oci.block_io import find_limits
 from proa.runtime.oci.devices import find_devices
@@ -50,6 +50,7 @@ class OciRuntime:
 
     :param exec_root: directory for bundles, sockets and state, emptied by a reboot; may be shared by both.
     :param seccomp_profile: Docker-format profile for containers that name none; a missing file means none.
+    :param device_specs: where devices are described that containers ask for by qualified names.
     :param init: static program that is process 1 of containers that ask for an init.
     """
 
@@ -63,7 +64,9 @@ class OciRuntime:
         tasks: TaskGroup,
         seccomp_profile: Path,
         init: Path,
+        device_specs: cdi.DeviceSpecs | None = None,
     ) -> None:
+        self._device_specs = device_specs or cdi.DeviceSpecs(())
         self._exec_root = exec_root
         self._init = init
         self._default_seccomp = _load_profile(seccomp_profile)
@@ -183,6 +186,8 @@ class OciRuntime:
             default_seccomp=self._default_seccomp,
         )
         config = build_config(spec, found, self._tools.facts)
+        if spec.security.cdi_devices:
+            cdi.inject(config, self._device_specs.resolve(spec.security.cdi_devices))
         key = self._filters.apply(config) if self._filters is not None else ""
         home.config.write_bytes(msgspec.json.encode(config))
         return key

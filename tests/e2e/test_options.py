@@ -147,3 +147,24 @@ def test_a_described_device_and_one_that_nobody_knows(daemon: Daemon, tag: str) 
     gpus = daemon.docker("run", "--rm", "--gpus", "all", "busybox", "true", check=False)
     assert 'could not select device driver "" with capabilities: [[gpu]]' in gpus.err
     assert gpus.status == 125
+
+
+def test_an_interface_is_named_and_set(daemon: Daemon, tag: str, hull: str) -> None:
+    daemon.docker("network", "create", tag)
+    opt = "driver-opt=com.docker.network.endpoint"
+    network = f"name={tag},{opt}.ifname=lan0,{opt}.sysctls=net.ipv4.conf.IFNAME.log_martians=1"
+    script = "ip -o -4 address show lan0 && cat /proc/sys/net/ipv4/conf/lan0/log_martians"
+    run = ("run", "--rm", "--isolation", hull, "--network")
+    out = daemon.docker(*run, network, "busybox", "sh", "-c", script).out
+    assert "inet 172." in out and out.endswith("\n1\n")
+    bad = daemon.docker(*run, f"name={tag},{opt}.sysctls=net.ipv4.conf.eth0.x=1", "busybox", check=False)
+    assert "unrecognised network interface sysctl" in bad.err
+
+
+def test_link_local_addresses(daemon: Daemon, tag: str) -> None:
+    daemon.docker("network", "create", tag)
+    run = ("run", "--rm", "--network", tag, "--link-local-ip")
+    out = daemon.docker(*run, "169.254.7.7", "busybox", "ip", "-o", "address", "show", "eth0").out
+    assert "169.254.7.7/16" in out and "inet 172." in out
+    refused = daemon.docker(*run, "10.0.0.1", "busybox", "true", check=False)
+    assert "invalid link-local IP address: 10.0.0.1" in refused.err

@@ -20,7 +20,7 @@ from proa.engine.container import Container, MountPoint
 from proa.engine.isolation import Hulls
 from proa.engine.links import host_names, link_env, linked, live_links
 from proa.engine.mounts import ALONE
-from proa.engine.networking import endpoint_requests
+from proa.engine.networking import endpoint_requests, endpoint_sysctls
 from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
 from proa.engine.taskspec import build_task_spec
@@ -86,6 +86,7 @@ class Launcher:
                 files=self._etc_files(container, attached.endpoints),
                 namespaces=self._namespaces(container),
                 linked=peers,
+                interface_sysctls=endpoint_sysctls(container.networking, attached.attachment.interfaces),
             )
             task = await runtime.create(spec)
             undo.push_async_callback(task.delete)

@@ -33,6 +33,7 @@ def build_task_spec(
     files: Mapping[str, bytes],
     namespaces: Namespaces,
     linked: tuple[str, ...] = (),
+    interface_sysctls: Mapping[str, str] | None = None,
 ) -> TaskSpec:
     """Return what the driver is handed. The record was checked when the container was created.
 
@@ -55,7 +56,7 @@ def build_task_spec(
         rlimits=parse_rlimits(host),
         security=_security(host),
         namespaces=namespaces,
-        sysctls=host.sysctls or {},
+        sysctls={**(host.sysctls or {}), **(interface_sysctls or {})},
         shm_size_bytes=0 if host.ipc_mode == "none" else host.shm_size,
         init=bool(host.init),
         cgroup_parent=host.cgroup_parent,

@@ -98,6 +98,8 @@ class EndpointRequest:
     address6: IPv6Address | None = None
     mac: str | None = None
     aliases: tuple[str, ...] = ()
+    interface: str = ""  # its name inside; "" lets proa choose
+    link_local: tuple[IpAddress, ...] = ()  # further addresses, which no router forwards
     links: tuple[tuple[str, str], ...] = ()  # alias, and the name on this network that it stands for
     priority: int = 0
 

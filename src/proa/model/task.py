@@ -120,6 +120,7 @@ class Interface:
     gateway: IPv4Address | None = None  # set on the one interface that carries the default route
     address6: IPv6Interface | None = None
     gateway6: IPv6Address | None = None  # as gateway, of IPv6
+    link_local: tuple[IPv4Interface | IPv6Interface, ...] = ()  # further addresses, when it is made
     mtu: int = 1500
 
 

@@ -47,7 +47,7 @@ def test_edits_of_a_file_come_once_before_its_devices(tmp_path: Path) -> None:
     assert specs.names() == ["acme.com/toy=one", "acme.com/toy=two"]
     found = specs.resolve(["acme.com/toy=two", "acme.com/toy=one"])
     assert [edits.env for edits in found] == [["ACME=1"], ["TOY=two"], ["TOY=one"]]
-    with pytest.raises(InvalidParameter, match="unresolvable CDI devices acme.com/toy=x, b/c=d$"):
+    with pytest.raises(InvalidParameter, match=r"unresolvable CDI devices acme\.com/toy=x, b/c=d$"):
         specs.resolve(["acme.com/toy=x", "acme.com/toy=one", "b/c=d"])
 
 
@@ -116,10 +116,7 @@ def test_a_node_that_is_not_there_is_refused(path: str) -> None:
 
 
 def test_a_request_that_no_driver_takes() -> None:
-    both = [
-        DeviceRequest(driver="cdi", device_ids=["a/b=c"]),
-        DeviceRequest(driver="cdi", device_ids=["d/e=f"]),
-    ]
+    both = [DeviceRequest(driver="cdi", device_ids=[name]) for name in ("a/b=c", "d/e=f")]
     assert requested_devices(HostConfig(device_requests=both)) == ("a/b=c", "d/e=f")
     gpus = HostConfig(device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])])
     with pytest.raises(InvalidParameter) as caught:

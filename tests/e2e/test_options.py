@@ -41,8 +41,12 @@ def test_a_link_on_the_default_bridge_follows_its_peer(daemon: Daemon, tag: str)
     hosts = daemon.docker("exec", web, "cat", "/etc/hosts").out
     assert [line.split()[0] for line in hosts.splitlines() if line.split()[1] == "db"] == [address]
     daemon.docker("stop", "-t", "0", peer, web)
+    names = daemon.docker("ps", "-a", "--filter", f"name={peer}", "--format", "{{.Names}}", "--no-trunc").out
+    assert names.strip() == f"{peer},{web}/db"
     refused = daemon.docker("start", web, check=False)
     assert f"Cannot link to a non running container: /{peer} AS /{web}/db" in refused.err
+    daemon.docker("rm", "--link", f"{web}/db")
+    daemon.docker("start", web)
     missing = daemon.docker("run", "--rm", "--link", "nobody:x", "busybox", "true", check=False)
     assert "could not get container for nobody" in missing.err
 
@@ -87,6 +91,7 @@ def test_an_image_is_mounted(daemon: Daemon, hull: str) -> None:
     out = run("", "ls -d /x/bin /x/etc && /x/bin/true && touch /x/new || echo refused")
     assert out.out.split() == ["/x/bin", "/x/etc", "refused"]
     assert run(",image-subpath=bin", "test -x /x/busybox && echo there").out == "there\n"
+    assert run(",image-subpath=etc/passwd", "head -c 4 /x").out == "root"
     assert "cannot access path" in run(",image-subpath=nothing", "true", check=False).err
 
 
@@ -105,6 +110,8 @@ def test_a_bind_with_and_without_what_is_mounted_below(daemon: Daemon, tmp_path:
         assert run("", "ls /x/below") == "file"
         assert run(",bind-recursive=disabled", "ls /x/below") == ""
         assert run(",readonly", write) == "refused"
+        file = f"{below}/file:/file:ro"
+        assert daemon.docker("run", "--rm", "-v", file, "busybox", "cat", "/file").status == 0
         assert run(",readonly,bind-recursive=writable", write) == "written"
         assert run(",readonly,bind-recursive=readonly,bind-propagation=rprivate", write) == "refused"
     finally:

@@ -22,7 +22,7 @@ from proa.engine.creation import Created
 from proa.engine.filters import Filters
 from proa.engine.updates import UpdateRequest
 from proa.model.config import ContainerConfig, HostConfig, NetworkingConfig
-from proa.model.errors import InvalidParameter
+from proa.model.errors import InvalidParameter, NoSuchContainer
 from proa.model.ids import ContainerId, ExecId
 from proa.model.task import ProcessTable
 from proa.wire import containers as wire
@@ -86,6 +86,7 @@ class ContainerRoutes:
         router.add(routes.CONTAINER_UPDATE, self.update)
         router.add(routes.CONTAINER_RESIZE, self.resize)
         router.add(routes.CONTAINER_DELETE, self.delete)
+        router.add(routes.CONTAINER_LINK_DELETE, self.delete_link)
 
     # --- looking ---
 
@@ -194,6 +195,14 @@ class ContainerRoutes:
         await self._backend.remove(
             request.params["id"], force=query.flag("force"), volumes=query.flag("v"), link=query.flag("link")
         )
+        return NO_CONTENT
+
+    async def delete_link(self, request: Request) -> Response:
+        """``docker rm --link web/db`` names a link by a path of two parts."""
+        name = f"{request.params['id']}/{request.params['alias']}"
+        if not request.query.flag("link"):
+            raise NoSuchContainer(name)
+        await self._backend.remove(name, force=False, volumes=False, link=True)
         return NO_CONTENT
 
     async def prune(self, request: Request) -> Response:

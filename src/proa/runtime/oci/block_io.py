@@ -30,6 +30,19 @@ class FoundLimit:
     value: int
 
 
+def weighs_devices() -> bool:
+    """Whether the kernel has the file that the runtimes write weights of single devices to.
+
+    Only cgroups below a root have it, if the controller is on there.
+    """
+    hierarchies = get_hierarchies()
+    root = hierarchies.root_of("io" if hierarchies.is_v2 else "blkio")
+    if root is None:
+        return False
+    name = "io.bfq.weight" if hierarchies.is_v2 else "blkio.weight_device"
+    return any((one / name).exists() for one in (root, *root.iterdir()))
+
+
 def find_limits(limits: Sequence[DeviceLimit], *, throttles_io: bool) -> tuple[FoundLimit, ...]:
     """Look up the devices. Raises InvalidParameter: there is no such block device."""
     found = []
@@ -40,8 +53,7 @@ def find_limits(limits: Sequence[DeviceLimit], *, throttles_io: bool) -> tuple[F
             raise InvalidParameter(f"stat {limit.path}: {(error.strerror or str(error)).lower()}") from error
         if not stat.S_ISBLK(status.st_mode):
             raise InvalidParameter(f"{limit.path}: not a block device")
-        is_known = get_hierarchies().weighs_io if limit.kind is DeviceLimitKind.WEIGHT else throttles_io
-        if is_known:
+        if weighs_devices() if limit.kind is DeviceLimitKind.WEIGHT else throttles_io:
             found.append(
                 FoundLimit(
                     kind=limit.kind,

@@ -13,6 +13,7 @@ from proa.model.config import HostConfig
 from proa.model.errors import InvalidParameter
 from proa.model.task import NetworkKind, RootfsKind
 from proa.runtime.oci import seccomp
+from proa.runtime.oci.block_io import weighs_devices
 from proa.runtime.oci.facts import HostFacts
 from proa.runtime.seam import NO_WEIGHT, Asked, Features
 
@@ -95,7 +96,7 @@ def _left_out(host: HostConfig, facts: HostFacts) -> Iterator[str]:
         yield "Your kernel does not support OomKillDisable. OomKillDisable discarded."
     if host.blkio_weight and not get_hierarchies().weighs_io:
         yield NO_WEIGHT
-    if host.blkio_weight_device and not get_hierarchies().weighs_io:
+    if host.blkio_weight_device and not weighs_devices():
         yield _NO_WEIGHT_DEVICE
     if not facts.throttles_io:
         for field, warning in _RATES.items():

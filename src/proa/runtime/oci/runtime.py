@@ -27,7 +27,7 @@ from proa.host.cgroup import Cgroup, ensure_hierarchies, get_hierarchies, unmoun
 from proa.host.watch import get_start_time, open_process
 from proa.model.errors import InvalidParameter, ToolFailed
 from proa.model.ids import ContainerId
-from proa.model.task import DirectoryRootfs, TaskSpec
+from proa.model.task import DirectoryRootfs, Mount, TaskSpec
 from proa.runtime.oci import cdi, conmon, failures
 from proa.runtime.oci.binary import SealedBinary
 from proa.runtime.oci.block_io import find_limits
@@ -185,7 +185,7 @@ class OciRuntime:
             init=self._init,
             default_seccomp=self._default_seccomp,
         )
-        config = build_config(spec, found, self._tools.facts)
+        config = build_config(replace(spec, mounts=_of_files(spec.mounts)), found, self._tools.facts)
         if spec.security.cdi_devices:
             cdi.inject(config, self._device_specs.resolve(spec.security.cdi_devices))
         key = self._filters.apply(config) if self._filters is not None else ""
@@ -255,6 +255,17 @@ def _load_profile(path: Path) -> Profile | None:
         return parse_profile(path.read_bytes())
     except FileNotFoundError:
         return None
+
+
+def _of_files(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
+    """Have what is no directory read-only alone: nothing is mounted below it, and crun 1.8, which looks there
+    for "rro", would find no directory."""
+    return tuple(
+        replace(mount, options=tuple(option for option in mount.options if option != "rro"))
+        if "rro" in mount.options and mount.source is not None and not mount.source.is_dir()
+        else mount
+        for mount in mounts
+    )
 
 
 def _write_files(files: Mapping[str, bytes], directory: Path) -> dict[str, Path]:

@@ -119,7 +119,7 @@ def linked(container: Container, registry: Registry) -> list[tuple[Link, Contain
     A peer that was removed has taken its link along. Raises WrongState: a peer does not run, or not there.
     """
     found = []
-    for link in container.links:
+    for link in _links_on_default(container):
         peer = registry.find(link.peer)
         if peer is None:
             continue
@@ -137,7 +137,7 @@ def linked(container: Container, registry: Registry) -> list[tuple[Link, Contain
 def live_links(container: Container, registry: Registry) -> list[tuple[Link, Container, Endpoint]]:
     """As ``linked``, of a container that runs: without the peers that ended meanwhile."""
     found = []
-    for link in container.links:
+    for link in _links_on_default(container):
         peer = registry.find(link.peer)
         endpoint = _default_endpoint(peer) if peer is not None else None
         if peer is not None and endpoint is not None:
@@ -185,6 +185,11 @@ def find_link(registry: Registry, text: str) -> tuple[Container, Link]:
         if link.alias == alias:
             return parent, link
     raise NotFound(f"No such container: {text}")
+
+
+def _links_on_default(container: Container) -> tuple[Link, ...]:
+    """A container that was taken off the default bridge reaches none of its peers."""
+    return container.links if DEFAULT_NETWORK in container.networking else ()
 
 
 def _default_endpoint(peer: Container) -> Endpoint | None:

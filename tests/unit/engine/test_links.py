@@ -115,6 +115,16 @@ async def test_a_removed_peer_and_a_removed_link_are_forgotten(ground: Ground) -
         await daemon.engine.containers.start("web")
 
 
+async def test_off_the_default_bridge_there_are_no_links(ground: Ground) -> None:
+    async with ground.daemon() as daemon:
+        await daemon.create("db")
+        web = await daemon.create("web", host=linking("db"))
+        await daemon.engine.networks.disconnect("bridge", "web")
+        await daemon.engine.containers.start("web")
+        env = daemon.world[web.id].spec.process.env
+        assert not any(entry.startswith("DB_") for entry in env)
+
+
 async def test_links_on_a_users_network_are_the_resolvers(ground: Ground) -> None:
     async with ground.daemon() as daemon:
         await daemon.engine.networks._store.create(NetworkRequest(name="mine"))

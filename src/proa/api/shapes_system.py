@@ -45,7 +45,7 @@ def info(value: Info) -> wire.Info:
         driver_status=[("Layers", "EROFS, stacked with overlayfs")],
         docker_root_dir=str(value.data_root),
         plugins=wire.PluginsInfo(
-            volume=["local"], network=["bridge", "host", "null"], log=["json-file", "local", "none"]
+            volume=["local"], network=["bridge", "host", "null"], log=list(value.log_drivers)
         ),
         memory_limit=True,
         swap_limit=True,

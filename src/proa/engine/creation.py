@@ -26,7 +26,7 @@ from proa.engine.events import EventBus
 from proa.engine.health import check_health_config, merge_check
 from proa.engine.isolation import Hulls
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
-from proa.engine.log_options import parse_log_config
+from proa.engine.log_options import check_log_config
 from proa.engine.mounts import check_bind_sources, parse_mounts, volume_requests
 from proa.engine.networking import check_networking
 from proa.engine.refusals import check_supported
@@ -279,7 +279,7 @@ def check_config(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidParameter(f"invalid cgroup parent: {host.cgroup_parent!r}")
     if host.uts_mode == "host" and config.hostname:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
-    parse_log_config(host.log_config)
+    check_log_config(host.log_config)
     if host.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     if not -1000 <= host.oom_score_adj <= 1000:

@@ -28,6 +28,7 @@ from proa.engine.isolation import Hulls
 from proa.engine.launcher import Launcher
 from proa.engine.lifecycle import Lifecycle
 from proa.engine.log_files import LogKeeper
+from proa.engine.log_shipping import LogShipping
 from proa.engine.networks import Networks
 from proa.engine.queries import Queries
 from proa.engine.registries import Registries
@@ -85,10 +86,9 @@ def build_engine(
     """Wire the use cases. ``tasks`` owns what watches the running containers."""
     registry, units = Registry(stores.db), Units()
     execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
+    shipping = LogShipping(registry=registry, units=units, tasks=tasks)
     launcher = _build_launcher(stores, registry=registry, hulls=hulls)
-    lifecycle = _build_lifecycle(
-        registry=registry, units=units, launcher=launcher, execs=execs, events=events, tasks=tasks
-    )
+    lifecycle = _build_lifecycle(registry, units, launcher, execs, shipping, events, tasks)
     removal = Removal(
         registry=registry,
         units=units,
@@ -153,6 +153,7 @@ def build_engine(
             networks=stores.networks,
             images=stores.images,
             roots=stores.roots,
+            shipping=shipping,
         ),
     )
 
@@ -213,11 +214,11 @@ def _build_creation(stores: Stores, *, registry: Registry, hulls: Hulls, events:
 
 
 def _build_lifecycle(
-    *,
     registry: Registry,
     units: Units,
     launcher: Launcher,
     execs: Execs,
+    shipping: LogShipping,
     events: EventBus,
     tasks: TaskGroup,
 ) -> Lifecycle:
@@ -230,6 +231,7 @@ def _build_lifecycle(
         tasks=tasks,
         health=health,
         logs=LogKeeper(tasks),
+        shipping=shipping,
     )
     health.stop, health.restart = lifecycle.stop, lifecycle.restart
     return lifecycle

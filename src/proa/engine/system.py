@@ -28,6 +28,7 @@ from proa.engine.volumes import Volumes
 from proa.model.image import Image
 from proa.model.registry import RegistrySettings
 from proa.model.volume import Volume
+from proa.shipping import drivers
 
 _EVENT_FILTERS = frozenset(("container daemon event image isolation label network scope type volume").split())
 
@@ -81,6 +82,7 @@ class Info:
     event_listeners: int
     open_files: int
     registries: RegistrySettings = field(default_factory=RegistrySettings)
+    log_drivers: Sequence[str] = ()
     proxies: Sequence[str] = ("", "", "")  # for http, for https, and the hosts that need none
 
 
@@ -171,6 +173,7 @@ class System:
             event_listeners=self._events.subscribers,
             registries=self._registries.settings,
             proxies=self._registries.proxies,
+            log_drivers=("json-file", "local", "none", *drivers.available()),
             open_files=sum(1 for _ in Path("/proc/self/fd").iterdir()),
         )
 

@@ -57,7 +57,7 @@ def info(value: Info) -> wire.Info:
         ipv4_forwarding=True,
         n_fd=value.open_files,
         system_time=format_time(value.system_time_ns),
-        logging_driver="json-file",
+        logging_driver=value.default_log_driver,
         cgroup_version=value.cgroup_version,
         n_events_listener=value.event_listeners,
         kernel_version=value.kernel_version,

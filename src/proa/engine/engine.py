@@ -41,6 +41,7 @@ from proa.engine.updates import Updates
 from proa.engine.volumes import Volumes
 from proa.host.database import Database
 from proa.image.images import Images as ImageStore
+from proa.model.config import LogConfig
 from proa.network.networks import Networks as NetworkStore
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
@@ -101,7 +102,7 @@ def build_engine(
     lifecycle.on_auto_remove = removal.remove_automatically
     queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
     removal.on_removed = execs.forget_container
-    creation = _build_creation(stores, registry=registry, hulls=hulls, events=events)
+    creation = _build_creation(stores, registry, hulls, events, facts.default_log)
     images = Images(store=stores.images, registry=registry, events=events)
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
@@ -201,7 +202,9 @@ def _build_launcher(stores: Stores, *, registry: Registry, hulls: Hulls) -> Laun
     )
 
 
-def _build_creation(stores: Stores, *, registry: Registry, hulls: Hulls, events: EventBus) -> Creation:
+def _build_creation(
+    stores: Stores, registry: Registry, hulls: Hulls, events: EventBus, default_log: LogConfig
+) -> Creation:
     return Creation(
         registry=registry,
         images=stores.images,
@@ -210,6 +213,7 @@ def _build_creation(stores: Stores, *, registry: Registry, hulls: Hulls, events:
         hulls=hulls,
         events=events,
         containers_dir=stores.containers_dir,
+        default_log=default_log,
     )
 
 

@@ -76,6 +76,13 @@ def parse_log_config(config: LogConfig) -> LogPolicy:
     return LogPolicy(max_bytes=max_bytes, max_files=max_files, compress=compress and max_files > 1)
 
 
+def merge_log_config(asked: LogConfig, default: LogConfig) -> LogConfig:
+    """Return the driver and options of a container: the daemon's, as far as it names no others."""
+    if asked.type not in ("", default.type):
+        return asked
+    return LogConfig(type=default.type, config={**(default.config or {}), **(asked.config or {})} or None)
+
+
 def check_log_config(config: LogConfig) -> None:
     """Raise InvalidParameter for what a container cannot be made with."""
     parse_log_config(config)

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from proa.engine.log_files import LogKeeper, begin, keep, list_files, remove_all, used_bytes
-from proa.engine.log_options import LogPolicy, parse_log_config
+from proa.engine.log_options import LogPolicy, merge_log_config, parse_log_config
 from proa.engine.log_tail import End
 from proa.engine.logs import LogQuery, LogRecord, read_log
 from proa.model.config import LogConfig
@@ -178,3 +178,11 @@ def test_bounds() -> None:
 def test_bad_options(driver: str, options: dict[str, str], sentence: str) -> None:
     with pytest.raises(InvalidParameter, match=sentence):
         parse_log_config(LogConfig(type=driver, config=options))
+
+
+def test_the_daemons_defaults() -> None:
+    default = LogConfig(type="json-file", config={"max-size": "1m", "max-file": "2"})
+    assert merge_log_config(LogConfig(), default) == default
+    asked = LogConfig(type="json-file", config={"max-size": "5m"})
+    assert merge_log_config(asked, default).config == {"max-size": "5m", "max-file": "2"}
+    assert merge_log_config(LogConfig(type="local"), default) == LogConfig(type="local")

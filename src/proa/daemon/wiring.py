@@ -97,6 +97,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             tools=await tool_versions(),
             cdi_spec_dirs=config.cdi_spec_dirs,
             list_devices=DeviceSpecs(config.cdi_spec_dirs).names,
+            default_log=config.default_log,
             security_options=("name=seccomp,profile=builtin",) if SECCOMP_PROFILE.exists() else (),
         )
         hulls = Hulls(

@@ -22,6 +22,7 @@ from proa.model.registry import RegistrySettings
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
 DEFAULT_DATA_ROOT = Path("/var/lib/proa")
 DEFAULT_EXEC_ROOT = Path("/run/proa")
+DEFAULT_VM_POOL, MAX_VM_POOL = 2, 64
 DEFAULT_VM_MEMORY = 512 * 1024 * 1024
 _SIZE = re.compile(r"(\d+)([bkmg]?)b?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -49,6 +50,7 @@ class Config:
     :ivar data_root: what must not be lost; ``exec_root``: sockets, mounts and pids, gone after a reboot.
     :ivar default_isolation: "container" or "vm", for containers that do not say.
     :ivar kernel: a guest kernel of the user's own, None for the installed one.
+    :ivar vm_pool: VMs that wait for containers.
     :ivar registries: mirrors, and registries without valid certificates.
     :ivar lib: where setup/ has put the guest kernel and our own programs.
     """
@@ -63,6 +65,7 @@ class Config:
     kernel: Path | None = None
     vm_memory_bytes: int = DEFAULT_VM_MEMORY
     vm_cpus: int = 1
+    vm_pool: int = DEFAULT_VM_POOL
     lib: Path = Path(sys.prefix) / "lib" / "proa"
     registries: RegistrySettings = field(default_factory=RegistrySettings)
     debug: bool = False
@@ -102,6 +105,13 @@ def parse_config(argv: Sequence[str]) -> Config:
         "--vm-cpus", type=int, default=1, metavar="N", help="vCPUs of a VM without --cpus [%(default)s]"
     )
     parser.add_argument(
+        "--pool",
+        type=int,
+        default=DEFAULT_VM_POOL,
+        metavar="N",
+        help="VMs made ahead, of the images lately started; 0: none [%(default)s]",
+    )
+    parser.add_argument(
         "--registry-mirror", action="append", type=_mirror, metavar="URL", help="asked before Docker Hub"
     )
     parser.add_argument(
@@ -121,6 +131,8 @@ def parse_config(argv: Sequence[str]) -> Config:
             parser.error(error.message)
     if parsed.vm_cpus < 1:
         parser.error("--vm-cpus must be at least 1")
+    if not 0 <= parsed.pool <= MAX_VM_POOL:
+        parser.error(f"--pool must be from 0 to {MAX_VM_POOL}")
     return Config(
         hosts=tuple(parsed.host or (DEFAULT_HOST,)),
         tls=tls,
@@ -132,6 +144,7 @@ def parse_config(argv: Sequence[str]) -> Config:
         kernel=parsed.kernel,
         vm_memory_bytes=parsed.vm_memory,
         vm_cpus=parsed.vm_cpus,
+        vm_pool=parsed.pool,
         registries=RegistrySettings(
             mirrors=tuple(parsed.registry_mirror or ()), insecure=tuple(parsed.insecure_registry or ())
         ),

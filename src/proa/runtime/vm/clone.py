@@ -180,9 +180,7 @@ def _machine(
     )
 
 
-def record_of(
-    spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostProcess | None
-) -> Record:
+def record_of(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostProcess | None) -> Record:
     """Return what a later daemon must know of the container's machine."""
     return Record(
         qemu=_pid_of(child),

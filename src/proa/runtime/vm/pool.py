@@ -113,9 +113,7 @@ class Pool:
             if kind != self._missing() or not has_memory_for(_COST_BYTES):
                 return
             try:
-                made = await pooled.make(
-                    kind, self._tools, exec_root=self._exec_root, pool_root=self._root
-                )
+                made = await pooled.make(kind, self._tools, exec_root=self._exec_root, pool_root=self._root)
             except (EngineError, AgentError, OSError) as error:
                 log.warning("no machine for the pool: %s", error)
                 self._uses.pop(kind, None)

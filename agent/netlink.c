@@ -149,6 +149,18 @@ static void add_address(const struct nic *nic, const char *text)
     message_send(&message, text);
 }
 
+static void remove_address(const struct nic *nic, const char *text)
+{
+    struct address address = parse_address(text);
+    struct message message;
+    struct ifaddrmsg *info = message_begin(&message, RTM_DELADDR, 0, sizeof *info);
+    info->ifa_family = address.family;
+    info->ifa_prefixlen = address.prefix;
+    info->ifa_index = nic->index;
+    message_attribute(&message, IFA_LOCAL, address.bytes, address.size);
+    message_send(&message, text);
+}
+
 static void add_default_route(const struct nic *nic, const char *text)
 {
     struct address gateway = parse_address(text);
@@ -284,4 +296,18 @@ void setup_network(struct fields fields)
     for (size_t i = 0; i < nic_count; i++)
         if (!nics[i].taken)
             link_turn(nics[i].index, false);
+}
+
+/* The routes by them go as well. */
+void forget_addresses(struct fields fields)
+{
+    struct field field;
+    for (size_t i = 0; i < nic_count && fields_next(&fields, &field);) {
+        char *text;
+        if (field.key != K_INTERFACE)
+            continue;
+        for (unsigned n = 0; (text = fields_string(field_fields(&field), K_IF_ADDRESS, n)); n++)
+            remove_address(&nics[i], text);
+        i++;
+    }
 }

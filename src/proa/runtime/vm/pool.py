@@ -53,6 +53,7 @@ class Pool:
         self._root = root
         self._waiting: list[Pooled] = []
         self._uses: dict[Kind, float] = {}  # monotonic time of the latest
+        self._programs: dict[Kind, str] = {}
         self._last_start = 0.0
         self._changed = anyio.Event()
 
@@ -60,9 +61,10 @@ class Pool:
         """Begin to keep it; until ``tasks`` is cancelled, when all that wait are ended."""
         tasks.start_soon(self._keep, name="vm pool")
 
-    def note_use(self, kind: Kind) -> None:
-        """Say that such a machine was asked for, or may soon be."""
+    def note_use(self, kind: Kind, program: str) -> None:
+        """Say that such a machine was asked for, and what it is to run."""
         if self._size > 0:
+            self._programs[kind] = program
             self._uses[kind] = self._last_start = time.monotonic()
             self._changed.set()
 
@@ -99,6 +101,7 @@ class Pool:
     async def _drop(self) -> None:
         now = time.monotonic()
         self._uses = {kind: used for kind, used in self._uses.items() if now - used < KEPT_S}
+        self._programs = {kind: name for kind, name in self._programs.items() if kind in self._uses}
         wanted = [] if is_memory_short() else self._wanted()
         kept: list[Pooled] = []
         for each in self._waiting:
@@ -113,7 +116,13 @@ class Pool:
             if kind != self._missing() or not has_memory_for(_COST_BYTES):
                 return
             try:
-                made = await pooled.make(kind, self._tools, exec_root=self._exec_root, pool_root=self._root)
+                made = await pooled.make(
+                    kind,
+                    self._programs.get(kind, ""),
+                    self._tools,
+                    exec_root=self._exec_root,
+                    pool_root=self._root,
+                )
             except (EngineError, AgentError, OSError) as error:
                 log.warning("no machine for the pool: %s", error)
                 self._uses.pop(kind, None)

@@ -27,6 +27,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from proa.runtime.vm import messages, protocol, qemu
 from proa.runtime.vm.boot import Deaf
 from proa.runtime.vm.channel import Channel
 from proa.runtime.vm.clone import (
+    ENTROPY_BYTES,
     Clone,
     Tools,
     configure,
@@ -58,6 +60,7 @@ from proa.runtime.vm.machine import Disk, Incoming, Machine, Ports, Shape
 from proa.runtime.vm.monitor import IGNORE_SHARED, Monitor, open_monitor
 from proa.runtime.vm.protocol import FrameType
 from proa.runtime.vm.qemu import Console, HostProcess
+from proa.runtime.vm.rehearsal import rehearse
 
 PREFIX = ".pool-"  # of directories in the exec root; no container's id begins with a dot
 _NICE = 15  # while it is being made: whoever works goes first
@@ -144,8 +147,10 @@ class Pooled:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-async def make(kind: Kind, tools: Tools, *, exec_root: Path, pool_root: Path) -> Pooled:
+async def make(kind: Kind, program: str, tools: Tools, *, exec_root: Path, pool_root: Path) -> Pooled:
     """Bring a machine to the point where it waits for what is its own.
+
+    :param program: what it is likely to run, "" when that is not known.
 
     :raises EngineError, AgentError, OSError: it could not be made, and nothing of it is left.
     """
@@ -181,6 +186,14 @@ async def make(kind: Kind, tools: Tools, *, exec_root: Path, pool_root: Path) ->
         undo.callback(channel.close)
         hello = messages.hello(protocol.VERSION)
         await channel.request(FrameType.HELLO, hello, timeout_s=_RESUMED_TIMEOUT_S)
+        rehearsal = rehearse(
+            kind.shape,
+            program,
+            kind.rootfs_of(disk),
+            entropy=os.urandom(ENTROPY_BYTES),
+            now_ns=time.time_ns(),
+        )
+        await channel.request(FrameType.REHEARSE, rehearsal, timeout_s=_RESUMED_TIMEOUT_S)
         await monitor.execute("stop")
         for tap in taps:
             await anyio.to_thread.run_sync(tap.loosen)

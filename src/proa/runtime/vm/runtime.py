@@ -73,7 +73,7 @@ class VmRuntime:
             qemu=accelerator.qemu,
             accelerator=accelerator.name,
             tasks=tasks,
-            made=lambda template, shape, rootfs: self._pool.note_use(_kind_of(template, shape, rootfs)),
+            made=lambda template, shape, rootfs: self._pool.note_use(_kind_of(template, shape, rootfs), ""),
         )
         self._pool = Pool(pool_size, tools=self._tools, exec_root=exec_root, root=pool_root)
         self._pool.keep_in(tasks)
@@ -163,7 +163,7 @@ class VmRuntime:
         if not isinstance(template, ImageTemplate) or not isinstance(spec.rootfs, BlockRootfs):
             return None
         kind = _kind_of(template, shape, spec.rootfs)
-        self._pool.note_use(kind)
+        self._pool.note_use(kind, next(iter(spec.process.args), ""))
         waiting = self._pool.take(kind, spec)
         if waiting is None:
             return None

@@ -260,6 +260,9 @@ static void setup_interface(struct nic *nic, struct fields fields)
     take_name(nic, name);
     if (mtu && mtu != USUAL_MTU)
         set_link(nic, IFLA_MTU, &mtu, sizeof mtu, "MTU");
+    /* Before IPv6 is turned on: the link-local address is made of it. */
+    if (fields_find(fields, K_IF_MAC, &mac) && mac.length == 6)
+        set_link(nic, IFLA_ADDRESS, mac.bytes, 6, "MAC address");
     char *text;
     bool six = false;
     for (unsigned i = 0; (text = fields_string(fields, K_IF_ADDRESS, i)); i++)
@@ -270,8 +273,6 @@ static void setup_interface(struct nic *nic, struct fields fields)
         link_turn(nic->index, true);
     for (unsigned i = 0; (text = fields_string(fields, K_IF_ADDRESS, i)); i++)
         add_address(nic, text);
-    if (fields_find(fields, K_IF_MAC, &mac) && mac.length == 6)
-        set_link(nic, IFLA_ADDRESS, mac.bytes, 6, "MAC address");
     for (unsigned i = 0; (text = fields_string(fields, K_IF_GATEWAY, i)); i++)
         add_default_route(nic, text);
 }

@@ -168,10 +168,8 @@ def is_whole(kind: Kind) -> bool:
 
 def is_memory_short() -> bool:
     """Whether somebody waits for memory, or little is left."""
-    with contextlib.suppress(OSError, ValueError, IndexError):  # kernels without PSI
-        some = Path("/proc/pressure/memory").read_text().split("avg10=")[1]
-        if float(some.split()[0]) >= _PRESSURE_PERCENT:
-            return True
+    if _read_pressure() >= _PRESSURE_PERCENT:
+        return True
     available, total = _read_memory()
     return available < total // 20
 
@@ -187,3 +185,10 @@ def _read_memory() -> tuple[int, int]:
     lines = Path("/proc/meminfo").read_text().splitlines()
     values = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
     return values["MemAvailable"], values["MemTotal"]
+
+
+def _read_pressure() -> float:
+    """Return in how many percent of the last ten seconds somebody waited; 0 where there is no PSI."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return float(Path("/proc/pressure/memory").read_text().split("avg10=")[1].split()[0])
+    return 0.0

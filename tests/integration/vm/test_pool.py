@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from proa.host.watch import get_start_time
-from proa.model.task import Mount, MountKind, TaskSpec
+from proa.model.task import BlockRootfs, Mount, MountKind, TaskSpec
 from proa.runtime.seam import Task
 from proa.runtime.vm import pool
 from proa.runtime.vm.image_template import STARTS
@@ -98,7 +98,8 @@ async def test_one_becomes_a_container_like_any_other_and_is_replaced(pooling: S
     ]
     assert lines == expected
     assert lines[:4] == ["127.0.0.1 localhost", spec.id[:32], spec.hostname, "1"]
-    again = replace(spec, rootfs=replace(spec.rootfs, is_new=False))  # type: ignore[type-var]
+    assert isinstance(spec.rootfs, BlockRootfs)
+    again = replace(spec, rootfs=replace(spec.rootfs, is_new=False))
     again = replace(again, process=replace(spec.process, args=("cat", "/kept")))
     assert await finish(await pooling.runtime.create(again)) == ["kept"]
 

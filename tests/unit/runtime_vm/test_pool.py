@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_those_used_last_share_the_places(
     size: int, uses: Sequence[str], wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(100))
-    monkeypatch.setattr(pool.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     subject = pool_of(size)
     for name in uses:
         subject.note_use(kind(name), "true")
@@ -70,4 +71,4 @@ def test_a_rehearsal_has_an_interface_for_each_nic_and_leaves_shm_alone() -> Non
     fields = Fields(rehearsal.rehearse(SHAPE, "sh", rootfs, entropy=b"e" * 64, now_ns=1))
     assert [each.text(Key.IF_NAME) for each in fields.groups(Key.INTERFACE)] == ["eth0", "eth1"]
     assert fields.number(Key.SHM_SIZE) == 0
-    assert fields.text(Key.ARG) == "/proc/self/exe"
+    assert fields.all_data(Key.ARG) == [b"/proc/self/exe", b"rehearse", b"sh"]

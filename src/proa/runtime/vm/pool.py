@@ -58,7 +58,7 @@ class Pool:
         self._changed = anyio.Event()
 
     def keep_in(self, tasks: TaskGroup) -> None:
-        """Begin to keep it; until ``tasks`` is cancelled, when all that wait are ended."""
+        """Begin to keep it, until ``tasks`` is cancelled: then all that wait are ended."""
         tasks.start_soon(self._keep, name="vm pool")
 
     def note_use(self, kind: Kind, program: str) -> None:
@@ -84,7 +84,7 @@ class Pool:
         try:
             with anyio.CancelScope(shield=True):
                 await self._remove_left()
-            while True:
+            while self._size > 0:
                 await self._wait()
                 await self._drop()
                 await self._fill()

@@ -22,6 +22,7 @@ from proa.distribution.registries import Registries as RegistryClient
 from proa.engine.building.bases import Bases
 from proa.engine.building.context import Context
 from proa.engine.building.copying import Download
+from proa.engine.building.repositories import Repositories
 from proa.engine.building.request import BuildRequest
 from proa.engine.building.running import Runner
 from proa.engine.building.stage import StageBuild
@@ -47,6 +48,7 @@ class Tools:
     runner: Runner
     bases: Bases
     client: RegistryClient
+    repositories: Repositories
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ import anyio.to_thread
 from msgspec.structs import replace
 
 from proa.build.cache import CachedStep
+from proa.build.git_address import is_git_context, parse_git_address
 from proa.build.lexer import MAX_BYTES
 from proa.build.parser import parse_dockerfile
 from proa.engine.building.bases import check_platform
@@ -101,12 +102,7 @@ class Builds:
         try:
             async with AsyncExitStack() as stack:
                 session = await stack.enter_async_context(self._tools.images.store.open_session())
-                if request.remote:
-                    fetched = await stack.enter_async_context(
-                        fetch_context(self._tools.client, request.remote)
-                    )
-                    context, request = fetched.stream, fetched.adapt(request)
-                root = await stack.enter_async_context(self._contexts.receive(context))
+                root, request = await self._open_context(request, context, stack)
                 build = await self._prepare(request, root, host, session, transcript)
                 state = await build.run()
                 image_id = await self._finish(build, state, session, names, transcript, tell)
@@ -119,6 +115,19 @@ class Builds:
             raise _single(errors) from None
         await self._shrink()
         return image_id
+
+    async def _open_context(
+        self, request: BuildRequest, context: AsyncIterator[bytes], stack: AsyncExitStack
+    ) -> tuple[int, BuildRequest]:
+        """Give the context's root for as long as the stack lasts, and the request that goes with it."""
+        if is_git_context(request.remote):
+            repositories = self._tools.repositories
+            commit = await repositories.resolve(parse_git_address(request.remote), request)
+            return await stack.enter_async_context(repositories.open(commit, request)), request
+        if request.remote:
+            fetched = await stack.enter_async_context(fetch_context(self._tools.client, request.remote))
+            context, request = fetched.stream, fetched.adapt(request)
+        return await stack.enter_async_context(self._contexts.receive(context)), request
 
     async def _prepare(
         self, request: BuildRequest, root: int, host: HostConfig, session: Session, transcript: Transcript

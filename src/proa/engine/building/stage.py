@@ -25,6 +25,7 @@ from msgspec.structs import replace
 
 from proa.build.cache import BuildCache, CachedStep, step_key
 from proa.build.errors import DockerfileError
+from proa.build.git_address import is_git_address, parse_git_address
 from proa.build.parser import Instruction, Stage, parse_trigger
 from proa.engine.building.context import Context
 from proa.engine.building.copying import (
@@ -37,6 +38,7 @@ from proa.engine.building.copying import (
     read_words,
 )
 from proa.engine.building.mounting import Mounting
+from proa.engine.building.repositories import Repositories
 from proa.engine.building.request import BuildRequest
 from proa.engine.building.running import Command, Runner
 from proa.engine.building.state import DEFAULT_PATH, StageState, now_text
@@ -107,6 +109,8 @@ class Tools(Protocol):
     def trees(self) -> BuildTrees: ...
     @property
     def runner(self) -> Runner: ...
+    @property
+    def repositories(self) -> Repositories: ...
 
 
 class StageBuild:
@@ -252,6 +256,9 @@ class StageBuild:
         owner, mode = put_in(instruction.flag("chown")), put_in(instruction.flag("chmod"))
         excludes = [put_in(pattern) for pattern in instruction.all_flags("exclude")]
         async with AsyncExitStack() as stack:
+            if name == "ADD" and any(map(is_git_address, words.sources)):
+                await self._add_repository(state, instruction, words, (owner, mode, excludes), stack)
+                return
             tree = await self._source_tree(instruction, put_in(instruction.flag("from")), stack)
             downloads = await self._downloads(instruction, words, stack)
             plan = await plan_copy(instruction, words, tree, downloads, excludes)
@@ -268,6 +275,41 @@ class StageBuild:
             key = step_key("copy", below, shown, tree.is_context, unpacks)
             await self._layered(state, key, f"{_NOP} {shown} ", write)
 
+    async def _add_repository(
+        self,
+        state: StageState,
+        instruction: Instruction,
+        words: CopyWords,
+        options: tuple[str, str, list[str]],
+        stack: AsyncExitStack,
+    ) -> None:
+        """ADD of a git repository: its commit is in the key, so it is fetched only when that is new."""
+        owner, mode, excludes = options
+        if len(words.sources) != 1:
+            raise InvalidParameter("ADD of a git repository takes no other source beside it")
+        repositories, request = self._tools.repositories, self._around.request
+        commit = await repositories.resolve(
+            parse_git_address(words.sources[0]),
+            request,
+            keep=instruction.switch("keep-git-dir"),
+            checksum=instruction.flag("checksum"),
+        )
+        flags = [f"--{key}={value}" for key, value in (("chown", owner), ("chmod", mode)) if value]
+        shown = " ".join(["ADD", *flags, f"git:{commit.id}", "in", words.destination])
+        link = instruction.switch("link") and not owner.strip("0123456789:")
+
+        async def write(out: int, image: int) -> PackedLayer:
+            root = await stack.enter_async_context(repositories.open(commit, request))
+            tree = Tree(root=root, is_context=True)
+            whole = CopyWords(sources=("/",), destination=words.destination)
+            plan = await plan_copy(instruction, whole, tree, (), excludes)
+            document = make_plan(plan, owner=owner, mode=mode, clear_owner=True)
+            return await self._assemble(state, document, plan.trees, out, image, link=link)
+
+        below = () if link else state.diff_ids
+        key = step_key("repository", below, shown, commit.key, excludes)
+        await self._layered(state, key, f"{_NOP} {shown} ", write)
+
     async def _source_tree(self, instruction: Instruction, origin: str, stack: AsyncExitStack) -> Tree:
         if not origin:
             context = self._around.context
@@ -282,8 +324,6 @@ class StageBuild:
     async def _downloads(
         self, instruction: Instruction, words: CopyWords, stack: AsyncExitStack
     ) -> list[Download]:
-        if instruction.name == "ADD" and any(_is_repository(source) for source in words.sources):
-            raise InvalidParameter("ADD of a git repository is not supported: clone it into the context")
         if instruction.name != "ADD":
             if any(is_remote(source) for source in words.sources):
                 raise InvalidParameter("source can't be a URL for COPY")
@@ -501,11 +541,6 @@ def _network(instruction: Instruction, host: HostConfig) -> HostConfig:
             "it gives the host's network away"
         )
     return replace(host, network_mode=network)
-
-
-def _is_repository(source: str) -> bool:
-    path = source.partition("#")[0]
-    return source.startswith("git@") or ("://" in path and path.endswith(".git"))
 
 
 def _expand_all(text: str, variables: dict[str, str], escape: str) -> str:

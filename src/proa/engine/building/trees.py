@@ -14,6 +14,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -99,6 +100,17 @@ class BuildTrees:
     def lowers(self, diff_ids: Sequence[Digest]) -> list[Path]:
         """Return where layers (lowest first) are mounted, topmost first."""
         return [self._layers.mount(diff_id) for diff_id in reversed(diff_ids)]
+
+    @asynccontextmanager
+    async def scratch(self) -> AsyncIterator[Path]:
+        """Give an empty directory on disk; it is gone after the block, with what is in it."""
+        path = self._scratch / secrets.token_hex(8)
+        path.mkdir(mode=0o700)
+        try:
+            yield path
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(partial(shutil.rmtree, path, ignore_errors=True))
 
     @asynccontextmanager
     async def cache(self, wanted: RunMount) -> AsyncIterator[Path]:

@@ -8,6 +8,7 @@ import binascii
 from collections.abc import AsyncIterator
 from typing import Protocol, TypeVar
 
+from proa.api.build_contexts import take_contexts
 from proa.api.progress import Lines, stream_lines
 from proa.api.query import Query
 from proa.api.registries import to_credentials
@@ -21,7 +22,7 @@ from proa.model.errors import InvalidParameter, NotImplementedHere
 from proa.model.ids import Digest
 from proa.model.registry import Credentials
 from proa.wire import codec, routes
-from proa.wire.builds import REGISTRY_CONFIG_HEADER, SECRETS_HEADER
+from proa.wire.builds import CONTEXTS_PARAMETER, REGISTRY_CONFIG_HEADER, SECRETS_HEADER
 from proa.wire.registries import AuthConfig
 
 T = TypeVar("T")
@@ -47,10 +48,12 @@ class BuildRoutes:
         router.add(routes.BUILD_PRUNE, self.prune)
 
     async def build(self, request: Request) -> None:
-        wanted = _read(request)
+        wanted, context = take_contexts(
+            _read(request), request.query.text(CONTEXTS_PARAMETER), request.iter_body()
+        )
 
         async def work(lines: Lines) -> None:
-            await self._backend.build(wanted, request.iter_body(), lines.put, lines.room)
+            await self._backend.build(wanted, context, lines.put, lines.room)
 
         await stream_lines(request, work)
 

@@ -54,6 +54,14 @@ def open_context(path: str, dockerfile: str | None) -> LocalContext:
     return LocalContext(pieces=_pack(root, rules, kept, {}), dockerfile=relative)
 
 
+def pack_directory(path: str) -> Iterator[bytes]:
+    """Return the tar of a directory without what its ``.dockerignore`` leaves out. Raises ClickException."""
+    root = Path(path)
+    if not root.is_dir():
+        raise click.ClickException(f'unable to prepare context: path "{path}" not found')
+    return _pack(root, _ignore_rules(root, None), set(), {})
+
+
 def _locate(root: Path, dockerfile: str | None) -> tuple[Path, bool]:
     """Return where the Dockerfile is, and whether that is inside the context."""
     name = Path(dockerfile) if dockerfile is not None else root / "Dockerfile"

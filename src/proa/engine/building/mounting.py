@@ -36,7 +36,7 @@ class Surroundings(Protocol):
     def request(self) -> BuildRequest: ...
     @property
     def context(self) -> Context: ...
-    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState: ...
+    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState | Context: ...
 
 
 class Mounting:
@@ -54,7 +54,7 @@ class Mounting:
         self._stage = stage
         self._voice = voice
         self._stack = stack
-        self._wanted: list[tuple[RunMount, StageState | None]] = []
+        self._wanted: list[tuple[RunMount, StageState | Context]] = []
         self._scripts: list[tuple[str, bytes]] = []
         self.keys: list[object] = []
         self.points: list[MountPoint] = []
@@ -73,7 +73,7 @@ class Mounting:
             return
         if wanted.type == "cache" and (wanted.origin or wanted.source):
             raise InvalidParameter("RUN --mount=type=cache with from= or source= is not supported")
-        origin = None
+        origin: StageState | Context = self._around.context
         if wanted.type == "bind" and wanted.origin:
             origin = await self._around.origin(wanted.origin, self._stage, self._voice)
         self._wanted.append((wanted, origin))
@@ -132,10 +132,8 @@ class Mounting:
         path = self._stack.enter_context(self._trees.secret(data, wanted))
         self._bind(str(path), wanted.target or f"{SECRETS_DIR}/{name}", rw=False)
 
-    async def _mount_tree(self, wanted: RunMount, origin: StageState | None) -> None:
-        lowers = [self._around.context.path]
-        if origin is not None:
-            lowers = self._trees.lowers(origin.diff_ids)
+    async def _mount_tree(self, wanted: RunMount, origin: StageState | Context) -> None:
+        lowers = [origin.path] if isinstance(origin, Context) else self._trees.lowers(origin.diff_ids)
         try:
             path = await self._stack.enter_async_context(
                 self._trees.mounted(lowers, wanted.source, writable=not wanted.read_only)
@@ -144,13 +142,13 @@ class Mounting:
             raise InvalidParameter(f"mount source {wanted.source}: not found") from None
         self._bind(str(path), wanted.target, rw=not wanted.read_only)
 
-    async def _digest(self, wanted: RunMount, origin: StageState | None) -> str:
+    async def _digest(self, wanted: RunMount, origin: StageState | Context) -> str:
         """Return the digest of what a bind mount shows. A stage's is that of its layers: nothing is read."""
-        if origin is not None:
+        if not isinstance(origin, Context):
             text = " ".join([wanted.source, *origin.diff_ids])
             return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
         digest = hashlib.sha256()
-        gatherer = Gatherer(self._around.context.root, kept=lambda _: True, with_owners=False)
+        gatherer = Gatherer(origin.root, kept=lambda _: True, with_owners=False)
         try:
             await anyio.to_thread.run_sync(
                 gatherer.gather, posixpath.normpath("/" + wanted.source).lstrip("/"), digest

@@ -81,8 +81,8 @@ class Surroundings(Protocol):
         """Return the state a stage begins with."""
         ...
 
-    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState:
-        """Return what ``--from=name`` means: a stage, by name or number, or an image."""
+    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState | Context:
+        """Return what ``--from=name`` means: a named context, a stage (by name or number), or an image."""
         ...
 
     async def download(self, instruction: Instruction, source: str, stack: AsyncExitStack) -> Download:
@@ -315,6 +315,8 @@ class StageBuild:
             context = self._around.context
             return Tree(root=context.root, keeps=context.keeps, is_context=True)
         source = await self._around.origin(origin, self._stage, self._voice)
+        if isinstance(source, Context):
+            return Tree(root=source.root, keeps=source.keeps, is_context=True)
         root = stack.enter_context(self._tools.trees.open_layers(source.diff_ids))
         if root < 0:
             root = os.open(self._tools.trees.empty, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -115,3 +115,20 @@ def test_refusals(daemon: Daemon, tag: str, tmp_path: Path, value: str, message:
     done = build(daemon, tag, tmp_path, "FROM busybox\n", "--build-context", value, check=False)
     assert done.status == 1
     assert message in done.err
+
+
+def test_entitlements(daemon: Daemon, tag: str, tmp_path: Path) -> None:
+    caps = "grep CapEff /proc/self/status"
+    text = f"FROM busybox\nRUN {caps} > /one\nRUN {{flag}} {caps} > /two\n"
+    for flag, word in (("--security=insecure", "security.insecure"), ("--network=host", "network.host")):
+        refused = build(daemon, tag, tmp_path, text.format(flag=flag), check=False)
+        assert refused.status == 1
+        assert word in refused.err
+    build(daemon, tag, tmp_path, text.format(flag="--security=insecure"), "--allow", "security.insecure")
+    ordinary, more = run(daemon, tag, "cat /one /two").splitlines()
+    assert int(more.split()[1], 16) > int(ordinary.split()[1], 16)
+    again = build(daemon, tag, tmp_path, text.format(flag="--security=insecure"), check=False)
+    assert again.status == 1, "also when it is in the cache"
+    build(daemon, tag, tmp_path, text.format(flag="--network=host"), "--allow", "network.host")
+    wrong = build(daemon, tag, tmp_path, text, "--allow", "everything", check=False)
+    assert "unknown entitlement everything" in wrong.err

@@ -15,7 +15,7 @@ from proa.api.registries import to_credentials
 from proa.api.request import Request
 from proa.api.response import Response, json_response
 from proa.api.router import Router
-from proa.engine.building.request import BuildRequest, Room, Tell
+from proa.engine.building.request import ENTITLEMENTS, BuildRequest, Room, Tell
 from proa.engine.filters import Filters
 from proa.model.config import HostConfig, Ulimit
 from proa.model.errors import InvalidParameter, NotImplementedHere
@@ -89,7 +89,16 @@ def _read(request: Request) -> BuildRequest:
         host=_host(query),
         credentials=_credentials(request),
         secrets=_secrets(request),
+        entitlements=_entitlements(query),
     )
+
+
+def _entitlements(query: Query) -> frozenset[str]:
+    """Read a parameter of ours. Raises InvalidParameter."""
+    found = frozenset(query.texts("allow"))
+    if not found <= ENTITLEMENTS:
+        raise InvalidParameter(f"unknown entitlement {sorted(found - ENTITLEMENTS)[0]}")
+    return found
 
 
 def _host(query: Query) -> HostConfig:

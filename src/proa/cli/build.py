@@ -54,6 +54,9 @@ SECRET_MAX_BYTES = 64 * 1024  # they travel in a header
     metavar="NAME=SOURCE",
     help="Additional context: a directory, docker-image://IMAGE, target:STAGE, an address",
 )
+@click.option(
+    "--allow", multiple=True, metavar="ENTITLEMENT", help="Allow network.host or security.insecure to RUN"
+)
 @click.option("-m", "--memory", default="", metavar="BYTES", help="Memory limit of RUN")
 @click.option("--memory-swap", default="", metavar="BYTES", help="Swap and memory; -1 for unlimited swap")
 @click.option("-c", "--cpu-shares", type=int, help="CPU shares (relative weight)")
@@ -187,6 +190,7 @@ def _query(options: dict[str, Any], dockerfile: str, remote: str) -> dict[str, A
         "rm": options["remove"],
         "forcerm": options["force_rm"],
         "q": options["quiet"],
+        "allow": list(options["allow"]),
     }
 
 

@@ -86,6 +86,7 @@ async def test_stream_and_failures(client: Client) -> None:
         ("buildargs=x", {}, 400),
         ("labels=[]", {}, 400),
         ("contexts=x", {}, 400),
+        ("allow=everything", {}, 400),
         ("contexts=%7B%22a%22%3A1%7D", {}, 400),
         ("memory=lots", {}, 400),
         ("version=2", {}, 501),

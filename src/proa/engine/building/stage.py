@@ -15,7 +15,7 @@ import json
 import os
 import posixpath
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace as replace_command
 from functools import partial
@@ -39,7 +39,7 @@ from proa.engine.building.copying import (
 )
 from proa.engine.building.mounting import Mounting
 from proa.engine.building.repositories import Repositories
-from proa.engine.building.request import BuildRequest
+from proa.engine.building.request import NETWORK_HOST, SECURITY_INSECURE, BuildRequest
 from proa.engine.building.running import Command, Runner
 from proa.engine.building.state import DEFAULT_PATH, StageState, now_text
 from proa.engine.building.transcript import Voice
@@ -58,6 +58,7 @@ from proa.model.image import Image
 from proa.storage.files import trees as file_trees
 from proa.storage.files.trees import PackedLayer
 
+INSECURE = "insecure"  # of RUN --security
 _NOP = "/bin/sh -c #(nop) "
 WriteLayer = Callable[[int, int], Awaitable[PackedLayer]]
 """Writes a layer's tar to the first descriptor, its image to the second."""
@@ -355,7 +356,7 @@ class StageBuild:
         variables = state.scope.variables(state.config.env)
         async with AsyncExitStack() as stack:
             mounting = Mounting(self._tools.trees, self._around, self._stage, self._voice, stack)
-            network = _network(instruction, self._around.host)
+            network = _step_host(instruction, self._around.host, self._around.request.entitlements)
             argv = self._argv(state, instruction, mounting)
             for text in instruction.all_flags("mount"):
                 await mounting.add(text, variables, self._around.escape, state.workdir)
@@ -371,6 +372,7 @@ class StageBuild:
                 sorted(state.config.env or ()),
                 (state.config.user, state.workdir, network.network_mode, sorted(network.extra_hosts or ())),
                 mounting.keys,
+                *(["insecure"] if network.privileged else []),
             )
             await self._cached_or_run(
                 state,
@@ -524,12 +526,18 @@ class StageBuild:
         state.add(created_by, step.created, layer)
 
 
-def _network(instruction: Instruction, host: HostConfig) -> HostConfig:
+def _step_host(instruction: Instruction, host: HostConfig, entitlements: Collection[str]) -> HostConfig:
+    """Return the configuration of a RUN's container. Raises InvalidParameter: its client did not allow it."""
     security = instruction.flag("security")
-    if security not in ("", "sandbox"):
-        raise InvalidParameter(
-            f"RUN --security={security} is not supported: a build has the privileges of an ordinary container"
-        )
+    if security not in ("", "sandbox", INSECURE):
+        raise InvalidParameter(f'unsupported security mode "{security}"')
+    if security == INSECURE:
+        if SECURITY_INSECURE not in entitlements:
+            raise InvalidParameter(
+                f"RUN --security=insecure: {SECURITY_INSECURE} is not allowed; "
+                f"proa build --allow {SECURITY_INSECURE} gives the host's privileges away"
+            )
+        host = replace(host, privileged=True)
     if instruction.all_flags("device"):
         raise InvalidParameter("RUN --device is not supported: a build gets no devices of the host")
     network = instruction.flag("network")
@@ -537,9 +545,9 @@ def _network(instruction: Instruction, host: HostConfig) -> HostConfig:
         return host
     if network not in ("none", "host"):
         raise InvalidParameter(f'unsupported network mode "{network}"')
-    if network == "host" and host.network_mode != "host":
+    if network == "host" and host.network_mode != "host" and NETWORK_HOST not in entitlements:
         raise InvalidParameter(
-            "RUN --network=host is only allowed in a build with --network=host: "
+            "RUN --network=host is only allowed in a build with --network=host or --allow network.host: "
             "it gives the host's network away"
         )
     return replace(host, network_mode=network)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import threading
 import uuid
@@ -132,3 +133,27 @@ def test_entitlements(daemon: Daemon, tag: str, tmp_path: Path) -> None:
     build(daemon, tag, tmp_path, text.format(flag="--network=host"), "--allow", "network.host")
     wrong = build(daemon, tag, tmp_path, text, "--allow", "everything", check=False)
     assert "unknown entitlement everything" in wrong.err
+
+
+def test_caches_begin_with_a_tree(daemon: Daemon, tag: str, tmp_path: Path) -> None:
+    text = (
+        "FROM busybox AS seed\nRUN mkdir -p /s/d && echo {seed} > /s/d/f "
+        "&& chown 7:8 /s/d/f && ln -s /etc/passwd /s/l\n"
+        "FROM busybox\nRUN --mount=type=cache,id={tag},target=/c,from=seed,source={source} "
+        "cat /c/d/f > /out; stat -c %u:%g /c/d/f >> /out; readlink /c/l >> /out; echo more >> /c/d/f\n"
+    )
+    build(daemon, tag, tmp_path, text.format(seed="one", tag=tag, source="/s"))
+    assert run(daemon, tag, "cat /out").split() == ["one", "7:8", "/etc/passwd"]
+    build(daemon, tag, tmp_path, text.format(seed="one", tag=tag, source="/s") + "RUN true\n", "--no-cache")
+    build(daemon, tag, tmp_path, text.format(seed="two", tag=tag, source="s"))
+    assert run(daemon, tag, "cat /out").split() == ["two", "7:8", "/etc/passwd"]
+    told = tmp_path / "metadata"
+    done = build(daemon, tag, tmp_path, "FROM busybox\n", "--progress=quiet", "--metadata-file", str(told))
+    assert json.loads(told.read_text()) == {
+        "containerimage.config.digest": done.out.strip(),
+        "image.name": tag,
+    }
+    for source, message in (("/nosuch", "not found"), ("/s/d/f", "not a directory")):
+        lost = build(daemon, tag, tmp_path, text.format(seed="one", tag=tag, source=source), check=False)
+        assert lost.status == 1
+        assert f"mount source {source}: {message}" in lost.err

@@ -72,8 +72,9 @@ SECRET_MAX_BYTES = 64 * 1024  # they travel in a header
 @click.option("--rm/--no-rm", "remove", default=True, help="Remove intermediate containers")
 @click.option("--force-rm", is_flag=True, help="Always remove intermediate containers (they are anyway)")
 @click.option("--iidfile", metavar="FILE", help="Write the image ID to the file")
+@click.option("--metadata-file", metavar="FILE", help="Write what was built to the file, as JSON")
 @click.option(
-    "--progress", type=click.Choice(["auto", "plain", "tty"]), default="auto", help="Style of output"
+    "--progress", type=click.Choice(["auto", "plain", "tty", "quiet"]), default="auto", help="Style of output"
 )
 @click.option("-q", "--quiet", is_flag=True, help="Suppress the build output and print the image ID")
 @click.option("-o", "--output", default="", help="Refused: the image goes into the engine")
@@ -101,6 +102,9 @@ def build(ctx: click.Context, /, path: str, **options: Any) -> None:  # Any: cli
         raise click.exceptions.Exit(error.code or 1) from error
     if options["iidfile"] and image_id:
         Path(options["iidfile"]).write_text(image_id)
+    if options["metadata_file"] and image_id:
+        told = {"containerimage.config.digest": image_id, "image.name": ",".join(options["tags"])}
+        Path(options["metadata_file"]).write_text(json.dumps(told, indent=2) + "\n")
 
 
 @click.group()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Protocol
 
 import anyio.to_thread
@@ -19,7 +20,7 @@ from proa.engine.building.context import Context
 from proa.engine.building.request import BuildRequest
 from proa.engine.building.state import StageState
 from proa.engine.building.transcript import Voice
-from proa.engine.building.trees import BuildTrees
+from proa.engine.building.trees import BuildTrees, Seed
 from proa.engine.container import MountPoint
 from proa.image.shellwords import expand
 from proa.model.errors import InvalidParameter, NotFound
@@ -71,14 +72,14 @@ class Mounting:
             return
         if wanted.type == "secret" and not self._has_secret(wanted):
             return
-        if wanted.type == "cache" and (wanted.origin or wanted.source):
-            raise InvalidParameter("RUN --mount=type=cache with from= or source= is not supported")
+        if wanted.type == "cache" and wanted.source and not wanted.origin:
+            raise InvalidParameter("RUN --mount=type=cache: source= is a path in what from= names")
         origin: StageState | Context = self._around.context
-        if wanted.type == "bind" and wanted.origin:
+        if wanted.type in ("bind", "cache") and wanted.origin:
             origin = await self._around.origin(wanted.origin, self._stage, self._voice)
         self._wanted.append((wanted, origin))
         described: list[object] = [wanted.type, wanted.target, wanted.id, wanted.size_bytes, wanted.env]
-        if wanted.type == "bind":
+        if wanted.type == "bind" or (wanted.type == "cache" and wanted.origin):
             described.append(await self._digest(wanted, origin))
         self.keys.append(described)
 
@@ -97,8 +98,7 @@ class Mounting:
                     MountPoint(type="tmpfs", destination=wanted.target, rw=True, options=options)
                 )
             elif wanted.type == "cache":
-                path = await self._stack.enter_async_context(self._trees.cache(wanted))
-                self._bind(str(path), wanted.target, rw=not wanted.read_only)
+                await self._mount_cache(wanted, origin)
             elif wanted.type == "secret":
                 self._mount_secret(wanted)
             else:
@@ -132,11 +132,23 @@ class Mounting:
         path = self._stack.enter_context(self._trees.secret(data, wanted))
         self._bind(str(path), wanted.target or f"{SECRETS_DIR}/{name}", rw=False)
 
+    async def _mount_cache(self, wanted: RunMount, origin: StageState | Context) -> None:
+        seed = None
+        if wanted.origin:
+            seed = Seed(lowers=self._lowers(origin), digest=await self._digest(wanted, origin))
+        try:
+            path = await self._stack.enter_async_context(self._trees.cache(wanted, seed))
+        except NotFound:
+            raise InvalidParameter(f"mount source {wanted.source}: not found") from None
+        self._bind(str(path), wanted.target, rw=not wanted.read_only)
+
+    def _lowers(self, origin: StageState | Context) -> list[Path]:
+        return [origin.path] if isinstance(origin, Context) else self._trees.lowers(origin.diff_ids)
+
     async def _mount_tree(self, wanted: RunMount, origin: StageState | Context) -> None:
-        lowers = [origin.path] if isinstance(origin, Context) else self._trees.lowers(origin.diff_ids)
         try:
             path = await self._stack.enter_async_context(
-                self._trees.mounted(lowers, wanted.source, writable=not wanted.read_only)
+                self._trees.mounted(self._lowers(origin), wanted.source, writable=not wanted.read_only)
             )
         except NotFound:
             raise InvalidParameter(f"mount source {wanted.source}: not found") from None

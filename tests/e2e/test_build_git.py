@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import signal
+import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, Result
+from tests.support.daemon import PROA, Daemon, Result
 from tests.support.git_server import GitServer, commit, git
 
 
@@ -140,6 +144,8 @@ def test_private_repositories(
         ("file:///etc/r.git", "file:"),
         ("ext::sh", "ext::sh"),
         ("http://127.0.0.1:1/r.git", "failed to fetch remote"),
+        ("ssh://git@127.0.0.1:1/r.git", "Connection refused"),
+        ("git@127.0.0.1:r.git", "Connection refused"),
     ],
 )
 def test_refusals(
@@ -168,3 +174,31 @@ def test_a_hostile_repository(
     done = build(daemon, tag, tmp_path, f"FROM busybox\nADD {url} /x\n", check=False)
     assert done.status == 1
     assert "failed to fetch remote" in done.err
+
+
+def test_a_build_that_is_called_off_leaves_nothing(
+    daemon: Daemon, server: GitServer, tag: str, tmp_path: Path
+) -> None:
+    """Its server never answers; git, its helpers and the place where they worked go with the client."""
+    server.holds = True
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(f"FROM busybox\nADD {server.url}/r.git /x\n")
+    command = [str(PROA), "--host", daemon.host, "build", "-t", tag, str(context)]
+    client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert server.is_asked.wait(30)
+    scratch = daemon.data_root / "build" / "scratch"
+    assert list(scratch.iterdir())
+    client.send_signal(signal.SIGINT)
+    client.wait(30)
+    deadline = time.monotonic() + 30
+    while list(scratch.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(scratch.iterdir())
+    assert not any("git-remote" in text for text in command_lines())
+
+
+def command_lines() -> Iterator[str]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_text()

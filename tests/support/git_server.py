@@ -51,12 +51,15 @@ def commit(directory: Path, files: Mapping[str, str], message: str = "m") -> str
 @dataclass(slots=True)
 class GitServer:
     """Serves the repositories below ``root``. ``asked`` are the requests so far; with ``token`` others are
-    turned away, and with ``is_dumb`` there are only files."""
+    turned away, with ``is_dumb`` there are only files, and with ``holds`` no answers until the end."""
 
     root: Path
     token: str = ""
     is_dumb: bool = False
+    holds: bool = False
+    is_asked: threading.Event = field(default_factory=threading.Event)
     asked: list[str] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
     _server: ThreadingHTTPServer | None = None
 
     def __enter__(self) -> GitServer:
@@ -78,6 +81,7 @@ class GitServer:
 
     def __exit__(self, *_: object) -> None:
         assert self._server is not None
+        self._over.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -97,6 +101,10 @@ class GitServer:
         return f"{self.url}/{name}"
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        self.is_asked.set()
+        if self.holds:
+            self._over.wait(60)
+            return
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         if request.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)

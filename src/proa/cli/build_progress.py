@@ -155,9 +155,9 @@ class LiveProgress(Progress):
 def show_build(lines: Iterable[BuildLine], *, quiet: bool, style: str) -> str:
     """Show the messages of a build to its end; return the image's id. Raises BuildFailed.
 
-    :param style: "auto", "plain" or "tty".
+    :param style: "auto", "plain", "tty" or "quiet".
     """
-    if quiet:
+    if quiet or style == "quiet":
         progress = Progress()
         for line in lines:
             progress.feed(line)

@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 from proa.build.cache import BuildCache
 from proa.daemon.config import Config
 from proa.daemon.facts import engine_id, tool_versions
+from proa.distribution.git import Git
 from proa.distribution.registries import Registries
 from proa.engine.building.trees import BuildTrees
 from proa.engine.engine import Engine, Stores, build_engine
@@ -86,6 +87,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             context_layers=Layers(
                 config.data_root / "build" / "contexts", exec_root=config.exec_root / "build"
             ),
+            git=Git(),
         )
         runtimes, missing, accelerator = await _make_runtimes(config, tasks)
         facts = HostFacts(

@@ -9,11 +9,13 @@ from pathlib import Path
 from anyio.abc import TaskGroup
 
 from proa.build.cache import BuildCache
+from proa.distribution.git import Git
 from proa.distribution.registries import Registries as RegistryClient
 from proa.engine.building.bases import Bases
 from proa.engine.building.build import Tools as BuildTools
 from proa.engine.building.builds import Builds
 from proa.engine.building.context import Contexts
+from proa.engine.building.repositories import Repositories
 from proa.engine.building.running import Runner
 from proa.engine.building.trees import BuildTrees
 from proa.engine.commits import Commits
@@ -79,6 +81,7 @@ class Stores:
     build_cache: BuildCache
     build_trees: BuildTrees
     context_layers: Layers
+    git: Git
 
 
 def build_engine(
@@ -180,6 +183,7 @@ def _make_builds(
         events=events,
         containers_dir=stores.containers_dir,
     )
+    contexts = Contexts(stores.context_layers, stores.images)
     tools = BuildTools(
         images=stores.images,
         cache=stores.build_cache,
@@ -187,8 +191,8 @@ def _make_builds(
         runner=runner,
         bases=Bases(stores.images, registries),
         client=stores.registries,
+        repositories=Repositories(stores.git, contexts, stores.build_trees),
     )
-    contexts = Contexts(stores.context_layers, stores.images)
     return Builds(tools=tools, contexts=contexts, hulls=hulls, events=events)
 
 

@@ -15,11 +15,13 @@ import anyio.to_thread
 from msgspec.structs import replace
 
 from proa.build.cache import CachedStep
+from proa.build.git_address import is_git_context, parse_git_address
 from proa.build.lexer import MAX_BYTES
 from proa.build.parser import parse_dockerfile
 from proa.engine.building.bases import check_platform
 from proa.engine.building.build import Build, Tools
 from proa.engine.building.context import Context, Contexts, read_ignore, read_text
+from proa.engine.building.named import NamedContexts
 from proa.engine.building.remote import fetch_context
 from proa.engine.building.request import BuildRequest, Room, Tell
 from proa.engine.building.state import StageState, now_text
@@ -101,13 +103,16 @@ class Builds:
         try:
             async with AsyncExitStack() as stack:
                 session = await stack.enter_async_context(self._tools.images.store.open_session())
-                if request.remote:
-                    fetched = await stack.enter_async_context(
-                        fetch_context(self._tools.client, request.remote)
-                    )
-                    context, request = fetched.stream, fetched.adapt(request)
-                root = await stack.enter_async_context(self._contexts.receive(context))
-                build = await self._prepare(request, root, host, session, transcript)
+                root, request = await self._open_context(request, context, stack)
+                named = NamedContexts(
+                    request,
+                    repositories=self._tools.repositories,
+                    client=self._tools.client,
+                    contexts=self._contexts,
+                    stack=stack,
+                )
+                await named.receive()
+                build = await self._prepare(request, root, host, session, transcript, named)
                 state = await build.run()
                 image_id = await self._finish(build, state, session, names, transcript, tell)
         except EngineError as error:
@@ -120,8 +125,27 @@ class Builds:
         await self._shrink()
         return image_id
 
+    async def _open_context(
+        self, request: BuildRequest, context: AsyncIterator[bytes], stack: AsyncExitStack
+    ) -> tuple[int, BuildRequest]:
+        """Give the context's root for as long as the stack lasts, and the request that goes with it."""
+        if is_git_context(request.remote):
+            repositories = self._tools.repositories
+            commit = await repositories.resolve(parse_git_address(request.remote), request)
+            return await stack.enter_async_context(repositories.open(commit, request)), request
+        if request.remote:
+            fetched = await stack.enter_async_context(fetch_context(self._tools.client, request.remote))
+            context, request = fetched.stream, fetched.adapt(request)
+        return await stack.enter_async_context(self._contexts.receive(context)), request
+
     async def _prepare(
-        self, request: BuildRequest, root: int, host: HostConfig, session: Session, transcript: Transcript
+        self,
+        request: BuildRequest,
+        root: int,
+        host: HostConfig,
+        session: Session,
+        transcript: Transcript,
+        named: NamedContexts,
     ) -> Build:
         text = await read_text(root, request.dockerfile, MAX_BYTES)
         if text is None:
@@ -129,7 +153,7 @@ class Builds:
         dockerfile = await anyio.to_thread.run_sync(partial(parse_dockerfile, text, name=request.dockerfile))
         ignore = await read_ignore(root, request.dockerfile)
         context = Context(root=root, path=Path(f"/proc/self/fd/{root}").readlink(), ignore=ignore)
-        return Build(self._tools, request, dockerfile, context, host, session, transcript)
+        return Build(self._tools, request, dockerfile, context, host, session, transcript, named)
 
     def _host(self, request: BuildRequest) -> HostConfig:
         """Check and complete the configuration of the containers that run steps."""

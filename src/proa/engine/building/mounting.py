@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Protocol
 
 import anyio.to_thread
@@ -19,7 +20,7 @@ from proa.engine.building.context import Context
 from proa.engine.building.request import BuildRequest
 from proa.engine.building.state import StageState
 from proa.engine.building.transcript import Voice
-from proa.engine.building.trees import BuildTrees
+from proa.engine.building.trees import BuildTrees, Seed
 from proa.engine.container import MountPoint
 from proa.image.shellwords import expand
 from proa.model.errors import InvalidParameter, NotFound
@@ -36,7 +37,7 @@ class Surroundings(Protocol):
     def request(self) -> BuildRequest: ...
     @property
     def context(self) -> Context: ...
-    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState: ...
+    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState | Context: ...
 
 
 class Mounting:
@@ -54,7 +55,7 @@ class Mounting:
         self._stage = stage
         self._voice = voice
         self._stack = stack
-        self._wanted: list[tuple[RunMount, StageState | None]] = []
+        self._wanted: list[tuple[RunMount, StageState | Context]] = []
         self._scripts: list[tuple[str, bytes]] = []
         self.keys: list[object] = []
         self.points: list[MountPoint] = []
@@ -71,14 +72,14 @@ class Mounting:
             return
         if wanted.type == "secret" and not self._has_secret(wanted):
             return
-        if wanted.type == "cache" and (wanted.origin or wanted.source):
-            raise InvalidParameter("RUN --mount=type=cache with from= or source= is not supported")
-        origin = None
-        if wanted.type == "bind" and wanted.origin:
+        if wanted.type == "cache" and wanted.source and not wanted.origin:
+            raise InvalidParameter("RUN --mount=type=cache: source= is a path in what from= names")
+        origin: StageState | Context = self._around.context
+        if wanted.type in ("bind", "cache") and wanted.origin:
             origin = await self._around.origin(wanted.origin, self._stage, self._voice)
         self._wanted.append((wanted, origin))
         described: list[object] = [wanted.type, wanted.target, wanted.id, wanted.size_bytes, wanted.env]
-        if wanted.type == "bind":
+        if wanted.type == "bind" or (wanted.type == "cache" and wanted.origin):
             described.append(await self._digest(wanted, origin))
         self.keys.append(described)
 
@@ -97,8 +98,7 @@ class Mounting:
                     MountPoint(type="tmpfs", destination=wanted.target, rw=True, options=options)
                 )
             elif wanted.type == "cache":
-                path = await self._stack.enter_async_context(self._trees.cache(wanted))
-                self._bind(str(path), wanted.target, rw=not wanted.read_only)
+                await self._mount_cache(wanted, origin)
             elif wanted.type == "secret":
                 self._mount_secret(wanted)
             else:
@@ -132,25 +132,35 @@ class Mounting:
         path = self._stack.enter_context(self._trees.secret(data, wanted))
         self._bind(str(path), wanted.target or f"{SECRETS_DIR}/{name}", rw=False)
 
-    async def _mount_tree(self, wanted: RunMount, origin: StageState | None) -> None:
-        lowers = [self._around.context.path]
-        if origin is not None:
-            lowers = self._trees.lowers(origin.diff_ids)
+    async def _mount_cache(self, wanted: RunMount, origin: StageState | Context) -> None:
+        seed = None
+        if wanted.origin:
+            seed = Seed(lowers=self._lowers(origin), digest=await self._digest(wanted, origin))
+        try:
+            path = await self._stack.enter_async_context(self._trees.cache(wanted, seed))
+        except NotFound:
+            raise InvalidParameter(f"mount source {wanted.source}: not found") from None
+        self._bind(str(path), wanted.target, rw=not wanted.read_only)
+
+    def _lowers(self, origin: StageState | Context) -> list[Path]:
+        return [origin.path] if isinstance(origin, Context) else self._trees.lowers(origin.diff_ids)
+
+    async def _mount_tree(self, wanted: RunMount, origin: StageState | Context) -> None:
         try:
             path = await self._stack.enter_async_context(
-                self._trees.mounted(lowers, wanted.source, writable=not wanted.read_only)
+                self._trees.mounted(self._lowers(origin), wanted.source, writable=not wanted.read_only)
             )
         except NotFound:
             raise InvalidParameter(f"mount source {wanted.source}: not found") from None
         self._bind(str(path), wanted.target, rw=not wanted.read_only)
 
-    async def _digest(self, wanted: RunMount, origin: StageState | None) -> str:
+    async def _digest(self, wanted: RunMount, origin: StageState | Context) -> str:
         """Return the digest of what a bind mount shows. A stage's is that of its layers: nothing is read."""
-        if origin is not None:
+        if not isinstance(origin, Context):
             text = " ".join([wanted.source, *origin.diff_ids])
             return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
         digest = hashlib.sha256()
-        gatherer = Gatherer(self._around.context.root, kept=lambda _: True, with_owners=False)
+        gatherer = Gatherer(origin.root, kept=lambda _: True, with_owners=False)
         try:
             await anyio.to_thread.run_sync(
                 gatherer.gather, posixpath.normpath("/" + wanted.source).lstrip("/"), digest

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from proa.model.config import HostConfig
@@ -17,6 +17,14 @@ Room = Callable[[], Awaitable[None]]
 """Waits while the client has much to read yet."""
 
 
+NETWORK_HOST, SECURITY_INSECURE = "network.host", "security.insecure"
+ENTITLEMENTS = frozenset({NETWORK_HOST, SECURITY_INSECURE})
+"""What a client may allow the steps of its build (``--allow``)."""
+
+ContextSource = str | Callable[[], AsyncIterator[bytes]]
+"""Of a named context: what ``--build-context`` says, or gives the stream of a tar when it is called."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
     """POST /build, decoded.
@@ -25,6 +33,8 @@ class BuildRequest:
     :ivar host: limits, network and the like of the containers that run steps.
     :ivar credentials: by registry, as the client wrote it.
     :ivar secrets: for ``RUN --mount=type=secret``, by id.
+    :ivar contexts: named contexts; streams are taken after the build's own context, in their order.
+    :ivar entitlements: of ENTITLEMENTS, those the client allows.
     :ivar remote: the address of the context, "" when it is in the request's body.
     """
 
@@ -44,3 +54,5 @@ class BuildRequest:
     host: HostConfig = field(default_factory=HostConfig)
     credentials: Mapping[str, Credentials] = field(default_factory=dict)
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    contexts: Mapping[str, ContextSource] = field(default_factory=dict)
+    entitlements: frozenset[str] = frozenset()

@@ -647,6 +647,12 @@ class FakeBuilds:
         self.pruned.append((filters, all, keep_bytes))
         return ["step"], 42
 
+    async def records(self) -> list[CacheRecord]:
+        record = CacheRecord(
+            id="step", type="regular", description="RUN", size_bytes=42, created_at_ns=1, used_at_ns=2, uses=1
+        )
+        return [record]
+
 
 @dataclass(slots=True)
 class FakeEngine:

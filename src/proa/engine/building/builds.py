@@ -15,6 +15,7 @@ import anyio.to_thread
 from msgspec.structs import replace
 
 from proa.build.cache import CachedStep
+from proa.build.ignore import IgnoreRules
 from proa.build.lexer import MAX_BYTES
 from proa.build.parser import parse_dockerfile
 from proa.engine.building.bases import check_platform
@@ -123,11 +124,14 @@ class Builds:
     async def _prepare(
         self, request: BuildRequest, root: int, host: HostConfig, session: Session, transcript: Transcript
     ) -> Build:
-        text = await read_text(root, request.dockerfile, MAX_BYTES)
+        text = request.dockerfile_text
+        ignore = IgnoreRules([])
+        if text is None:
+            text = await read_text(root, request.dockerfile, MAX_BYTES)
+            ignore = await read_ignore(root, request.dockerfile)
         if text is None:
             raise InvalidParameter(f"Cannot locate specified Dockerfile: {request.dockerfile}")
         dockerfile = await anyio.to_thread.run_sync(partial(parse_dockerfile, text, name=request.dockerfile))
-        ignore = await read_ignore(root, request.dockerfile)
         context = Context(root=root, path=Path(f"/proc/self/fd/{root}").readlink(), ignore=ignore)
         return Build(self._tools, request, dockerfile, context, host, session, transcript)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from proa.engine.building.attending import Answers, StepWatcher
 from proa.model.config import HostConfig
 from proa.model.registry import Credentials
 
@@ -26,6 +27,10 @@ class BuildRequest:
     :ivar credentials: by registry, as the client wrote it.
     :ivar secrets: for ``RUN --mount=type=secret``, by id.
     :ivar remote: the address of the context, "" when it is in the request's body.
+    :ivar dockerfile_text: the Dockerfile, when it does not come with the context, from which the client has
+        left out already what ``.dockerignore`` says.
+    :ivar answers: a client that can be asked, in place of ``credentials`` and beside ``secrets``.
+    :ivar watcher: is told of each step.
     """
 
     dockerfile: str = "Dockerfile"
@@ -44,3 +49,6 @@ class BuildRequest:
     host: HostConfig = field(default_factory=HostConfig)
     credentials: Mapping[str, Credentials] = field(default_factory=dict)
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    dockerfile_text: str | None = None
+    answers: Answers | None = None
+    watcher: StepWatcher | None = None

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The services that a client of BuildKit calls: Control, and the gateway by which it drives its build.
 
-A client asks Control for a Solve without a front end, which only says what is to become of the result. Beside
-that it asks the gateway for the Dockerfile front end's result, which it then returns. proa builds and names the
-image in the gateway's Solve, because the names have come with Control's by then; Control's answers on the return.
+A client asks Control for a Solve without a front end, which only says what is to become of the result.
+Beside that it asks the gateway for the Dockerfile front end's result, which it then returns. proa builds
+and names the image in the gateway's Solve, because the names have come with Control's by then; Control's
+answers on the return.
 
 Source: BuildKit, api/services/control, frontend/gateway/pb, client/solve.go; errors: solver/errdefs.
 """

@@ -7,6 +7,7 @@ Source: BuildKit, session (the headers), filesync, auth, secrets, sshforward, up
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import Any, NoReturn
 from urllib.parse import quote_plus
 
 import anyio
+from anyio import create_task_group
+from anyio.abc import TaskGroup
 from grpclib.client import Channel, Stream
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from proa.api.buildkit.filesync import receive_tar
 from proa.api.buildkit.proto import buildkit_pb2 as pb
+from proa.api.channel import SocketChannel
 from proa.model.errors import InvalidParameter, NotFound, Unavailable
 from proa.model.registry import ANONYMOUS, Credentials
 
@@ -139,35 +143,48 @@ class Session:
 
     @asynccontextmanager
     async def serve_agent(self, name: str, path: Path) -> AsyncIterator[None]:
-        listener = await anyio.create_unix_listener(path)
-        async with listener, anyio.create_task_group() as group:
-
-            async def forward(connection: anyio.abc.SocketStream) -> None:
-                with suppress(
-                    *_GONE, GRPCError, anyio.BrokenResourceError, anyio.EndOfStream, InvalidParameter
-                ):
-                    async with connection:
-                        await self._forward(name, connection)
-
-            group.start_soon(listener.serve, forward)
-            yield
-            group.cancel_scope.cancel()
-
-    async def _forward(self, name: str, connection: anyio.abc.SocketStream) -> None:
-        method = "/moby.sshforward.v1.SSH/ForwardAgent"
-        async with self._stream(method, pb.BytesMessage, [("buildkit.ssh.id", name)]) as stream:
-            await stream.send_request()
+        failure: Exception | None = None
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            listener.setblocking(False)
             async with anyio.create_task_group() as group:
+                group.start_soon(self._accept, name, listener, group)
+                try:
+                    yield
+                except Exception as error:  # noqa: BLE001 (raised again below, outside the task group)
+                    failure = error
+                group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _accept(self, name: str, listener: socket.socket, group: TaskGroup) -> None:
+        while True:
+            await anyio.wait_readable(listener)
+            with suppress(OSError):  # who has left already
+                connection, _ = listener.accept()
+                group.start_soon(self._forward, name, connection)
+
+    async def _forward(self, name: str, connection: socket.socket) -> None:
+        """Carry one connection to the client's agent. What goes wrong ends this connection only."""
+        ends = (*_GONE, GRPCError, anyio.BrokenResourceError, InvalidParameter, Unavailable)
+        method, metadata = "/moby.sshforward.v1.SSH/ForwardAgent", [("buildkit.ssh.id", name)]
+        with SocketChannel(connection) as channel, suppress(*ends):
+            async with (
+                self._stream(method, pb.BytesMessage, metadata) as stream,
+                create_task_group() as group,
+            ):
 
                 async def ask() -> None:
-                    with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
-                        while True:
-                            await stream.send_message(pb.BytesMessage(data=await connection.receive()))
-                    await stream.end()
+                    with suppress(*ends):
+                        while data := await channel.receive():
+                            await stream.send_message(pb.BytesMessage(data=data))
+                        await stream.end()
 
                 group.start_soon(ask)
-                while (message := await stream.recv_message()) is not None:
-                    await connection.send(message.data)
+                with suppress(*ends):
+                    while (message := await stream.recv_message()) is not None:
+                        await channel.send(message.data)
                 group.cancel_scope.cancel()
 
     # --- calls ---

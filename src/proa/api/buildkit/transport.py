@@ -123,6 +123,7 @@ async def _paired(raw: RawStream) -> AsyncIterator[tuple[socket.socket, anyio.Ev
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     ended = anyio.Event()
+    failure: Exception | None = None
     with SocketChannel(ours) as channel, theirs:
         async with anyio.create_task_group() as group:
 
@@ -130,6 +131,7 @@ async def _paired(raw: RawStream) -> AsyncIterator[tuple[socket.socket, anyio.Ev
                 with suppress(anyio.BrokenResourceError):
                     while data := await raw.receive():
                         await channel.send(data)
+                    await channel.send_eof()
                 ended.set()
 
             async def to_client() -> None:
@@ -142,5 +144,8 @@ async def _paired(raw: RawStream) -> AsyncIterator[tuple[socket.socket, anyio.Ev
             group.start_soon(to_client)
             try:
                 yield theirs, ended
-            finally:
-                group.cancel_scope.cancel()
+            except Exception as error:  # noqa: BLE001 (raised again below, outside the task group)
+                failure = error
+            group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -16,6 +16,7 @@ import pytest
 
 from tests.conformance.conftest import CLIENTS, run
 from tests.support.daemon import Daemon
+from tests.support.registry import BINARY, Registry
 
 pytestmark = pytest.mark.client("buildx 0.13")
 COMPOSE = str(CLIENTS / "docker-compose-v2")
@@ -144,12 +145,43 @@ def test_standard_input(daemon: Daemon, environment: None, tag: str, tmp_path: P
 def test_options(build: Build) -> None:
     """docker build: --add-host, --ulimit, --shm-size, --network"""
     out = build(
-        "FROM busybox\nRUN grep there /etc/hosts; ulimit -n; df /dev/shm | tail -n 1; ls /sys/class/net\n",
-        "--add-host", "there:1.2.3.4", "--ulimit", "nofile=123", "--shm-size", "1m", "--network", "none",
+        "FROM busybox\nRUN grep -e there -e 'host$' /etc/hosts; ulimit -n; df /dev/shm | tail -n 1\n"
+        "RUN ls /sys/class/net\n",
+        "--add-host", "there:1.2.3.4", "--add-host", "host:host-gateway",
+        "--ulimit", "nofile=123", "--shm-size", "1m", "--network", "none",
     )  # fmt: skip
     for line in ("1.2.3.4\tthere", "123", "1024"):
         assert line in out
     assert "eth0" not in out
+    assert "\thost\n" in out
+
+
+@pytest.mark.skipif(BINARY is None, reason="no docker-registry: setup/docker-registry.sh")
+def test_a_private_base(
+    daemon: Daemon, environment: None, tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docker build: a base image is pulled with the user's credentials; --pull; --push"""
+    registry = Registry(tmp_path / "registry", users={"ann": "secret"})
+    registry.start()
+    base = f"{registry.host}/base"
+    (tmp_path / "plugin" / "cli-plugins").mkdir(parents=True)
+    plugin = CLIENTS / "docker-config" / "cli-plugins" / "docker-buildx"
+    (tmp_path / "plugin" / "cli-plugins" / "docker-buildx").symlink_to(plugin)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "plugin"))
+    (tmp_path / "Dockerfile").write_text(f"FROM {base}\nRUN true\n")
+    command = ["docker", "build", "-t", f"{base}:made", str(tmp_path)]
+    try:
+        assert "no basic auth credentials" in run(*command, check=False)
+        run("docker", "login", "-u", "ann", "-p", "secret", registry.host)
+        run("docker", "tag", "busybox", base)
+        run("docker", "push", base)
+        run("docker", "rmi", base)
+        run(*command, "--pull", "--push")
+        run("docker", "rmi", f"{base}:made")
+        run("docker", "pull", f"{base}:made")
+    finally:
+        daemon.docker("rmi", "-f", base, f"{base}:made", check=False)
+        registry.stop()
 
 
 def test_cancelled(daemon: Daemon, environment: None, tmp_path: Path) -> None:

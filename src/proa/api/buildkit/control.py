@@ -16,6 +16,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
 from typing import Any, Protocol
 
 import anyio
@@ -56,6 +57,7 @@ CAPABILITIES = (
     "gateway.solve.metadata",
     "gateway.solve.evaluate",
 )
+HOST_GATEWAY = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"  # clients want it for --add-host
 EXPORTERS = ("moby", "image")  # "image" is how some clients call the first; both end among proa's images
 _NO_LLB = "proa builds Dockerfiles: it does not execute LLB (docs/reference/builds.md)"
 
@@ -69,7 +71,9 @@ class Backend(Protocol):
     async def build(
         self, request: BuildRequest, context: AsyncIterator[bytes], tell: Tell, room: Room
     ) -> Digest: ...
-    async def records(self) -> list[CacheRecord]: ...
+    async def records(self, filters: Filters | None = None) -> list[CacheRecord]: ...
+    @property
+    def host_gateway(self) -> IPv4Address | None: ...
     async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]: ...
 
 
@@ -123,11 +127,19 @@ class Client:
         return pb.InfoResponse(buildkit_version=_version())
 
     async def _list_workers(self, _: pb.Empty) -> pb.ListWorkersResponse:
-        return pb.ListWorkersResponse(record=[_worker()])
+        return pb.ListWorkersResponse(record=[self._worker()])
 
     async def _ping(self, _: pb.Empty) -> pb.PongResponse:
         capabilities = [pb.Capability(id=name, enabled=True) for name in CAPABILITIES]
-        return pb.PongResponse(frontend_capabilities=capabilities, workers=[_worker()])
+        return pb.PongResponse(frontend_capabilities=capabilities, workers=[self._worker()])
+
+    def _worker(self) -> pb.WorkerRecord:
+        here = host_platform()
+        platform = pb.Platform(architecture=here.architecture, os=here.os, variant=here.variant)
+        labels = {"org.mobyproject.buildkit.worker.executor": "containers"}
+        if self._backend.host_gateway is not None:
+            labels[HOST_GATEWAY] = str(self._backend.host_gateway)
+        return pb.WorkerRecord(id="proa", labels=labels, platforms=[platform], buildkit_version=_version())
 
     # --- builds ---
 
@@ -289,10 +301,8 @@ class Client:
     # --- the cache ---
 
     async def _disk_usage(self, request: pb.DiskUsageRequest) -> pb.DiskUsageResponse:
-        filters = _filters(request.filter)
-        if filters:
-            raise NotImplementedHere("filters of the disk usage are not supported")
-        return pb.DiskUsageResponse(record=[_record(record) for record in await self._backend.records()])
+        records = await self._backend.records(_filters(request.filter))
+        return pb.DiskUsageResponse(record=[_record(record) for record in records])
 
     async def prune(self, stream: Stream[pb.PruneRequest, pb.UsageRecord]) -> None:
         request = await _request(stream)
@@ -404,17 +414,6 @@ def _failure(error: EngineError, line: Instruction | None, name: str, text: str 
 
 def _version() -> pb.BuildkitVersion:
     return pb.BuildkitVersion(package="proa", version=f"v{__version__}", revision="")
-
-
-def _worker() -> pb.WorkerRecord:
-    here = host_platform()
-    platform = pb.Platform(architecture=here.architecture, os=here.os, variant=here.variant)
-    return pb.WorkerRecord(
-        id="proa",
-        labels={"org.mobyproject.buildkit.worker.executor": "containers"},
-        platforms=[platform],
-        buildkit_version=_version(),
-    )
 
 
 def _record(record: CacheRecord) -> pb.UsageRecord:

@@ -7,6 +7,7 @@ gRPC and its messages take 110 ms to import: the first client pays for them, not
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -32,7 +33,9 @@ class Backend(Protocol):
     async def build(
         self, request: BuildRequest, context: AsyncIterator[bytes], tell: Tell, room: Room
     ) -> Digest: ...
-    async def records(self) -> list[CacheRecord]: ...
+    async def records(self, filters: Filters | None = None) -> list[CacheRecord]: ...
+    @property
+    def host_gateway(self) -> IPv4Address | None: ...
     async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]: ...
 
 

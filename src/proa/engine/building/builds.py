@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import anyio
@@ -74,6 +75,11 @@ class Builds:
         self._hulls = hulls
         self._events = events
         self._max_bytes = max_bytes
+
+    @property
+    def host_gateway(self) -> IPv4Address | None:
+        """What clients put in place of host-gateway in ``--add-host``; None when there is nothing."""
+        return self._tools.runner.host_gateway
 
     async def open(self) -> None:
         """Clear what a killed daemon left, and forget steps whose layers are gone."""
@@ -211,8 +217,10 @@ class Builds:
 
     # --- the cache ---
 
-    async def records(self) -> list[CacheRecord]:
-        """Return all entries of the cache, the one longest unused first."""
+    async def records(self, filters: Filters | None = None) -> list[CacheRecord]:
+        """Return the entries of the cache, the one longest unused first. Raises InvalidParameter."""
+        check_filters(filters or {}, _PRUNE_FILTERS)
+        until = parse_until_ns(filters or {}, time.time_ns())
         store = self._tools.images.store
         shared = {diff_id for entry in store.catalog for diff_id in entry.image.layers}
         found = [
@@ -235,6 +243,7 @@ class Builds:
                     path=path,
                 )
             )
+        found = [record for record in found if _fits(record, filters or {}, until)]
         return sorted(found, key=lambda record: record.used_at_ns)
 
     async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]:

@@ -89,6 +89,9 @@ def test_build(daemon: Daemon, build: Build, tag: str, tmp_path: Path) -> None:
     assert again.count("CACHED") == 5
     assert [daemon.docker("image", "inspect", "-f", "{{.Id}}", tag).out.strip(), "buildx"] == image
     assert build(text, *options, "-q").strip() == image[0]
+    (tmp_path / "d" / "b").write_text("d/B")  # as long as it was
+    build(text, *options)
+    assert daemon.docker("run", "--rm", tag, "cat", "d/b").out == "d/B"
 
 
 def test_a_failing_step(daemon: Daemon, build: Build, tag: str) -> None:

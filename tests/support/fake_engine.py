@@ -647,6 +647,9 @@ class FakeBuilds:
         self.pruned.append((filters, all, keep_bytes))
         return ["step"], 42
 
+    def knows_context(self, key: str) -> bool:
+        return False
+
     @property
     def host_gateway(self) -> IPv4Address | None:
         return IPv4Address("10.0.0.1")

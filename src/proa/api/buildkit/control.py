@@ -74,6 +74,7 @@ class Backend(Protocol):
     async def records(self, filters: Filters | None = None) -> list[CacheRecord]: ...
     @property
     def host_gateway(self) -> IPv4Address | None: ...
+    def knows_context(self, key: str) -> bool: ...
     async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]: ...
 
 
@@ -228,9 +229,16 @@ class Client:
             if not wanted.upload and not wanted.request.remote:
                 ignored = await frontend.load_ignored(wanted, session, board)
         request = replace(wanted.request, dockerfile_text=text, answers=session, watcher=board)
+        knows = self._backend.knows_context
         try:
-            async with aclosing(frontend.context_of(wanted, session, board, ignored)) as context:
-                return await self._backend.build(request, context, _drop, board.room)
+            if request.remote:
+                return await self._backend.build(request, _nothing(), _drop, board.room)
+            async with (
+                frontend.open_context(wanted, session, board, ignored, knows) as (key, pieces),
+                aclosing(pieces),
+            ):
+                request = replace(request, context_key=key)
+                return await self._backend.build(request, pieces, _drop, board.room)
         except EngineError as error:
             raise _failure(error, board.failed, wanted.request.dockerfile, text) from error
 
@@ -344,6 +352,12 @@ async def _soon(event: anyio.Event) -> bool:
     with anyio.move_on_after(ARRIVAL_S):
         await event.wait()
     return event.is_set()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    """The body of a build whose context is elsewhere."""
+    for piece in list[bytes]():
+        yield piece
 
 
 def _drop(message: Mapping[str, object]) -> None:

@@ -10,9 +10,10 @@ Source: fsutil, send.go, receive.go, validator.go, types.proto; Go, io/fs (FileM
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -85,21 +86,51 @@ class Entries:
         self.stats.append(stat)
 
 
-async def receive_tar(stream: PacketStream, told: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
-    """Yield the directory as a tar, owned by 0:0. ``told`` is given the number of bytes taken so far.
+class Directory:
+    """A client's directory: what is in it is known, the contents can be taken, once, or left."""
 
-    :raises InvalidParameter: the client breaks the rules, cannot read a file, or leaves.
-    """
+    def __init__(self, stream: PacketStream, stats: list[pb.Stat]) -> None:
+        self._stream = stream
+        self._stats = stats
+
+    def digest(self) -> str:
+        """Return what is the same for the same names, sizes, modes and times."""
+        digest = hashlib.sha256()
+        for stat in self._stats:
+            data = stat.SerializeToString(deterministic=True)
+            digest.update(len(data).to_bytes(8, "big") + data)
+        return digest.hexdigest()
+
+    def tar(self) -> AsyncGenerator[bytes, None]:
+        """Yield the directory as a tar, owned by 0:0.
+
+        :raises InvalidParameter: the client breaks the rules, cannot read a file, or leaves.
+        """
+        return _tar(self._stream, self._stats)
+
+    async def finish(self) -> None:
+        """Tell the client that nothing more is wanted. Raises InvalidParameter."""
+        # Our direction ends first: Go resets a stream whose client might yet send when the answer is done.
+        await self._stream.send_message(pb.Packet(type=pb.Packet.FIN), end=True)
+        if (await _next(self._stream)).type != pb.Packet.FIN:
+            raise InvalidParameter("the client sends what it was not asked for")
+
+
+async def read_directory(stream: PacketStream) -> Directory:
+    """Take the names of all entries. Raises InvalidParameter when one cannot be."""
     entries = Entries()
     while True:
         packet = await _next(stream)
         if packet.type != pb.Packet.STAT:
             raise InvalidParameter("the client sends contents before it was asked")
         if not packet.HasField("stat"):
-            break
+            return Directory(stream, entries.stats)
         entries.add(packet.stat)
-    taking = _Taking(stream, entries.stats)
-    for number, stat in enumerate(entries.stats):
+
+
+async def _tar(stream: PacketStream, stats: list[pb.Stat]) -> AsyncGenerator[bytes, None]:
+    taking = _Taking(stream, stats)
+    for number, stat in enumerate(stats):
         if stat.mode & _SOCKET:
             continue
         if not _has_contents(stat):
@@ -111,14 +142,8 @@ async def receive_tar(stream: PacketStream, told: Callable[[int], None]) -> Asyn
             yield _header(stat, stat.size)
             async for piece in taking.large(number):
                 yield piece
-                told(taking.total)
             yield bytes(-stat.size % BLOCK)
-        told(taking.total)
     yield bytes(2 * BLOCK)
-    # Our direction ends first: Go resets a stream whose client still might send when the answer is complete.
-    await stream.send_message(pb.Packet(type=pb.Packet.FIN), end=True)
-    if (await _next(stream)).type != pb.Packet.FIN:
-        raise InvalidParameter("the client sends what it was not asked for")
 
 
 class _Taking:
@@ -131,7 +156,6 @@ class _Taking:
         )
         self._next = next(self._todo, None)
         self._asked: OrderedDict[int, _File] = OrderedDict()
-        self.total = 0
 
     async def small(self, number: int) -> bytes:
         await self._ask()
@@ -181,7 +205,6 @@ class _Taking:
             file.is_whole = True
             return
         file.data += packet.data
-        self.total += len(packet.data)
         # One that grew since it was named is taken as it is, within reason.
         if len(file.data) > max(2 * file.stat.size, SMALL_BYTES) + len(packet.data):
             raise InvalidParameter(f"{file.stat.path!r} became longer while it was sent")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import tarfile
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from proa.api.buildkit.board import Board
@@ -117,28 +117,42 @@ async def load_ignored(wanted: Wanted, session: Session, board: Board) -> list[s
         return read_ignore_file(data.decode(errors="replace"))
 
 
-async def context_of(
-    wanted: Wanted, session: Session, board: Board, ignored: Sequence[str]
+@asynccontextmanager
+async def open_context(
+    wanted: Wanted, session: Session, board: Board, ignored: Sequence[str], knows: Callable[[str], bool]
+) -> AsyncIterator[tuple[str, AsyncGenerator[bytes, None]]]:
+    """Give the context's key and its tar, which is not read when the key is known.
+
+    As with BuildKit, a directory has not changed when no name, size, mode or time (in ns) in it has.
+    """
+    async with AsyncExitStack() as stack:
+        with ExitStack() as step:
+            vertex = step.enter_context(board.step("[internal] load build context"))
+            if wanted.upload:
+                key, pieces = "", session.upload(wanted.upload)
+            else:
+                directory = await stack.enter_async_context(
+                    session.directory(wanted.context, excludes=ignored)
+                )
+                key, pieces = directory.digest(), directory.tar()
+                key = f"{session.shared_key} {wanted.context} {key}" if session.shared_key else ""
+            shown = ExitStack() if knows(key) else step.pop_all()
+        stack.push(shown)  # should nobody read the tar
+        yield key, _taken(pieces, shown, board, vertex)
+
+
+async def _taken(
+    pieces: AsyncGenerator[bytes, None], step: ExitStack, board: Board, vertex: str
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the context as a tar."""
-    with board.step("[internal] load build context") as key:
-        taken = 0
-
-        def told(count: int) -> None:
-            nonlocal taken
-            taken = count
-            board.status(key, "transferring context:", count)
-
-        if wanted.upload:
-            async with aclosing(session.upload(wanted.upload)) as pieces:
-                async for piece in pieces:
-                    told(taken + len(piece))
-                    yield piece
-        else:
-            async with aclosing(session.directory(wanted.context, told, excludes=ignored)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        board.status(key, "transferring context:", taken, done=True)
+    """Pass a context on; its step ends with it."""
+    total, label = 0, "transferring context:"
+    with step:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                total += len(piece)
+                board.status(vertex, label, total)
+                yield piece
+        board.status(vertex, label, total, done=True)
 
 
 async def _files(
@@ -146,12 +160,10 @@ async def _files(
 ) -> dict[str, bytes]:
     """Return those of a few text files that are there; a link is followed by the client."""
     archive = bytearray()
-    label = f"transferring {what}:"
-
-    def told(count: int) -> None:
-        board.status(key, label, count)
-
-    async with aclosing(session.directory(directory, told, includes=names, follows=names)) as pieces:
+    async with (
+        session.directory(directory, includes=names, follows=names) as found_there,
+        aclosing(found_there.tar()) as pieces,
+    ):
         async for piece in pieces:
             archive += piece
             if len(archive) > 2 * MAX_BYTES:
@@ -162,7 +174,7 @@ async def _files(
             data = _read(tar, name)
             if data is not None:
                 found[name] = data
-    board.status(key, label, sum(map(len, found.values())), done=True)
+    board.status(key, f"transferring {what}:", sum(map(len, found.values())), done=True)
     return found
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from proa.api.buildkit.sessions import Sessions
 
 ID_HEADER = "x-docker-expose-session-uuid"
+SHARED_KEY_HEADER = "x-docker-expose-session-sharedkey"
 
 
 class Backend(Protocol):
@@ -36,6 +37,7 @@ class Backend(Protocol):
     async def records(self, filters: Filters | None = None) -> list[CacheRecord]: ...
     @property
     def host_gateway(self) -> IPv4Address | None: ...
+    def knows_context(self, key: str) -> bool: ...
     async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]: ...
 
 
@@ -56,9 +58,9 @@ class BuildKitRoutes:
         _check_upgrade(request)
         if not name or len(name) > 128:
             raise InvalidParameter(f"a session needs the header {ID_HEADER}")
-        sessions = self._all()
+        sessions, shared_key = self._all(), request.headers.get(SHARED_KEY_HEADER, "")
         raw = await request.hijack("")
-        async with connected(raw) as (channel, left), sessions.opened(name, channel):
+        async with connected(raw) as (channel, left), sessions.opened(name, channel, shared_key):
             await left.wait()
 
     async def grpc(self, request: Request) -> None:

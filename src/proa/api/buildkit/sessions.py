@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from grpclib.client import Channel, Stream
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
-from proa.api.buildkit.filesync import receive_tar
+from proa.api.buildkit.filesync import Directory, read_directory
 from proa.api.buildkit.proto import buildkit_pb2 as pb
 from proa.api.channel import SocketChannel
 from proa.model.errors import InvalidParameter, NotFound, Unavailable
@@ -42,11 +42,11 @@ class Sessions:
         self._changed = anyio.Event()
 
     @asynccontextmanager
-    async def opened(self, name: str, channel: Channel) -> AsyncIterator[None]:
+    async def opened(self, name: str, channel: Channel, shared_key: str = "") -> AsyncIterator[None]:
         """Have a session for the span of the block. Raises InvalidParameter when there is one of this id."""
         if name in self._open:
             raise InvalidParameter(f"session {name} is there already")
-        self._open[name] = Session(channel)
+        self._open[name] = Session(channel, shared_key)
         self._changed.set()
         self._changed = anyio.Event()
         try:
@@ -67,28 +67,30 @@ class Sessions:
 class Session:
     """One client's services; ``proa.engine.building.attending.Answers`` among them."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, shared_key: str = "") -> None:
         self._channel = channel
+        self.shared_key = shared_key  # the client's word for its directory, over many sessions; "" for none
 
     # --- directories and archives ---
 
+    @asynccontextmanager
     async def directory(
         self,
         name: str,
-        told: Callable[[int], None],
         *,
         includes: Sequence[str] = (),
         excludes: Sequence[str] = (),
         follows: Sequence[str] = (),
-    ) -> AsyncGenerator[bytes, None]:
-        """Yield one of the client's directories as a tar. Raises InvalidParameter."""
+    ) -> AsyncIterator[Directory]:
+        """Give one of the client's directories. Raises InvalidParameter."""
         metadata = [("dir-name", name)]
         metadata += _encoded("include-patterns", includes)
         metadata += _encoded("exclude-patterns", excludes)
         metadata += _encoded("followpaths", follows)
         async with self._stream("/moby.filesync.v1.FileSync/DiffCopy", pb.Packet, metadata) as stream:
-            async for piece in receive_tar(stream, told):
-                yield piece
+            directory = await read_directory(stream)
+            yield directory
+            await directory.finish()
 
     async def upload(self, path: str) -> AsyncGenerator[bytes, None]:
         """Yield what the client has on its standard input. Raises InvalidParameter."""

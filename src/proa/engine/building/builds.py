@@ -81,6 +81,10 @@ class Builds:
         """What clients put in place of host-gateway in ``--add-host``; None when there is nothing."""
         return self._tools.runner.host_gateway
 
+    def knows_context(self, key: str) -> bool:
+        """Whether a build with this key need not be sent its context; it may be gone when that begins."""
+        return self._contexts.knows(key)
+
     async def open(self) -> None:
         """Clear what a killed daemon left, and forget steps whose layers are gone."""
         await anyio.to_thread.run_sync(self._tools.trees.clear)
@@ -113,7 +117,7 @@ class Builds:
                         fetch_context(self._tools.client, request.remote)
                     )
                     context, request = fetched.stream, fetched.adapt(request)
-                root = await stack.enter_async_context(self._contexts.receive(context))
+                root = await stack.enter_async_context(self._contexts.receive(context, request.context_key))
                 build = await self._prepare(request, root, host, session, transcript)
                 state = await build.run()
                 image_id = await self._finish(build, state, session, names, transcript, tell)

@@ -29,6 +29,7 @@ class BuildRequest:
     :ivar remote: the address of the context, "" when it is in the request's body.
     :ivar dockerfile_text: the Dockerfile, when it does not come with the context, from which the client has
         left out already what ``.dockerignore`` says.
+    :ivar context_key: contexts with the same key are the same, so the second need not be read; "" has none.
     :ivar answers: a client that can be asked, in place of ``credentials`` and beside ``secrets``.
     :ivar watcher: is told of each step.
     """
@@ -50,5 +51,6 @@ class BuildRequest:
     credentials: Mapping[str, Credentials] = field(default_factory=dict)
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     dockerfile_text: str | None = None
+    context_key: str = ""
     answers: Answers | None = None
     watcher: StepWatcher | None = None

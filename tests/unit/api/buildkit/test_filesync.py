@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from proa.api.buildkit.filesync import AHEAD_FILES, MAX_ENTRIES, SMALL_BYTES, Entries, receive_tar
+from proa.api.buildkit.filesync import AHEAD_FILES, MAX_ENTRIES, SMALL_BYTES, Entries, read_directory
 from proa.api.buildkit.proto import buildkit_pb2 as pb
 from proa.model.errors import InvalidParameter
 
@@ -63,8 +63,9 @@ def file(path: str, data: bytes = b"", mode: int = 0o644, **more: object) -> tup
 
 
 async def take(sender: Sender) -> tarfile.TarFile:
-    told: list[int] = []
-    data = b"".join([piece async for piece in receive_tar(sender, told.append)])
+    directory = await read_directory(sender)
+    data = b"".join([piece async for piece in directory.tar()])
+    await directory.finish()
     return tarfile.open(fileobj=io.BytesIO(data))
 
 
@@ -92,6 +93,27 @@ async def test_a_directory() -> None:
     assert (found["d"].isdir(), found["d/hard"].islnk(), found["d/link"].issym()) == (True, True, True)
     assert (found["d/su"].mode, found["d/link"].linkname) == (0o4755, "../a")
     assert sender.asked == [0, 1, 7, 8], "what has no contents is not asked for"
+
+
+async def test_the_digest_of_a_directory() -> None:
+    async def digest(*files: tuple[pb.Stat, bytes]) -> str:
+        return (await read_directory(Sender(files))).digest()
+
+    found = await digest(file("a", b"1"), file("b"))
+    assert found == await digest(file("a", b"2"), file("b")), "contents are not read for it"
+    others = [
+        await digest(file("a", b"1")),
+        await digest(file("a", b"12"), file("b")),
+        await digest(file("a", b"1", mode=0o600), file("b")),
+        await digest(file("a", b"1", mod_time=1), file("b")),
+    ]
+    assert found not in others
+
+
+async def test_a_directory_that_is_not_taken() -> None:
+    sender = Sender([file("a", b"A")])
+    await (await read_directory(sender)).finish()
+    assert sender.asked == []
 
 
 async def test_files_are_asked_for_ahead() -> None:

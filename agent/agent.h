@@ -131,6 +131,7 @@ bool outcome_read(int fd, struct outcome *outcome);
 bool main_prepare(void);
 /* done is called in the loop. */
 bool main_prepare_image(const struct request *request, worker_done done);
+bool main_rehearse(const struct request *request, worker_done done);
 bool main_configure(const struct request *request, worker_done done);
 /* Whether it can still be started. */
 bool main_waits(void);
@@ -144,6 +145,7 @@ bool main_unmount(worker_done done);
 /* --- configure.c, netlink.c, rootfs.c, mounts.c: run in the main process; errors through fail() --- */
 
 void configure(struct fields fields);
+void individualize(struct fields fields);
 /* The part of it that all containers of an image share; configure() leaves it out then. */
 void prepare_image(struct fields fields);
 /* Also called in the loop. False with errno set; entropy may only be absent after the first time. */
@@ -155,17 +157,20 @@ void prepare_network(void);
 void prepare_devices(void);
 void prepare_disks(void);
 void setup_network(struct fields fields);
+void forget_addresses(struct fields fields);
 void mount_rootfs(struct fields fields);
 void mount_devices(struct fields fields);
 void resize_shm(struct fields fields);
 void mount_user(struct fields fields);
 void mount_files(struct fields fields);
 void prepare_files(void);
+void empty_files(void);
 /* Hide MASKED_PATH and protect READONLY_PATH, inside the container's root. */
 void restrict_paths(struct fields fields);
 void finish_rootfs(struct fields fields);
 /* Open a path inside the container's root, which no symbolic link leaves; as openat2. */
 int open_inside(const char *path, uint64_t flags, uint64_t mode);
+void leave_root(void); /* in another mount namespace it is another */
 /* Make what is missing, as a directory or as an empty file, and return an O_PATH descriptor of it. */
 int ensure_inside(const char *path, bool directory);
 void mount_on(int target, const char *source, const char *type, unsigned long flags, const char *data);
@@ -290,6 +295,10 @@ struct start {
 
 /* In the template: what does not depend on the container. */
 void container_prepare(void);
+/* --- rehearse.c --- */
+void rehearse(struct fields fields, const struct stdio_ends *ends);
+int rehearse_program(const char *program);
+
 void container_run_main(const struct start *start) __attribute__((noreturn));
 /* Fork a process that joins the main one; its real pid comes with the report. */
 pid_t container_spawn_exec(const struct start *start, pid_t main_pid, int report);

@@ -147,6 +147,8 @@ async def _make_runtimes(
         default_memory_bytes=config.vm_memory_bytes,
         default_vcpus=min(config.vm_cpus, os.cpu_count() or 1),
         accelerator=accelerator,
+        pool_size=config.vm_pool,
+        pool_root=config.data_root / "pool",
     )
     log.info("virtual machines run with %s: %s", accelerator.name, accelerator.reason)
     return runtimes, missing, accelerator

@@ -653,6 +653,19 @@ class FakeBuilds:
         self.pruned.append((filters, all, keep_bytes))
         return ["step"], 42
 
+    def knows_context(self, key: str) -> bool:
+        return False
+
+    @property
+    def host_gateway(self) -> IPv4Address | None:
+        return IPv4Address("10.0.0.1")
+
+    async def records(self, filters: Filters | None = None) -> list[CacheRecord]:
+        record = CacheRecord(
+            id="step", type="regular", description="RUN", size_bytes=42, created_at_ns=1, used_at_ns=2, uses=1
+        )
+        return [record]
+
 
 @dataclass(slots=True)
 class FakeEngine:

@@ -68,7 +68,7 @@ def _read(request: Request) -> BuildRequest:
     query = request.query
     if query.text("version") == "2":
         raise NotImplementedHere(
-            "proa has no BuildKit: build with DOCKER_BUILDKIT=0, which has its Dockerfile syntax here"
+            "POST /build is the classic builder's: clients of BuildKit use /grpc (or DOCKER_BUILDKIT=0)"
         )
     if query.text("outputs"):
         raise InvalidParameter("outputs are not supported by the classic build API")

@@ -19,6 +19,7 @@ from proa.build.graph import expand_bases, find_stage, find_target, needed_stage
 from proa.build.parser import Dockerfile, Instruction, Stage
 from proa.build.scope import GlobalScope, StageScope
 from proa.distribution.registries import Registries as RegistryClient
+from proa.engine.building.attending import StageWatch
 from proa.engine.building.bases import Bases
 from proa.engine.building.context import Context
 from proa.engine.building.copying import Download
@@ -152,7 +153,9 @@ class Build:
 
     async def _build(self, stage: Stage, promise: _Promise, voice: Voice) -> None:
         self._transcript.advance()
-        building = StageBuild(self._tools, self, stage, self._session, voice)
+        only = len(self._dockerfile.stages) == 1
+        watch = StageWatch(self.request.watcher, stage, only=only)
+        building = StageBuild(self._tools, self, stage, self._session, voice, watch)
         promise.state = await building.run()
         promise.done.set()
         voice.close()
@@ -216,6 +219,7 @@ class Build:
             platform=platform,
             pull=self.request.pull,
             credentials=self.request.credentials,
+            answers=self.request.answers,
             session=self._session,
             tell=voice.tell,
         )

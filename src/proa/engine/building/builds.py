@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import anyio
@@ -16,6 +17,7 @@ from msgspec.structs import replace
 
 from proa.build.cache import CachedStep
 from proa.build.git_address import is_git_context, parse_git_address
+from proa.build.ignore import IgnoreRules
 from proa.build.lexer import MAX_BYTES
 from proa.build.parser import parse_dockerfile
 from proa.engine.building.bases import check_platform
@@ -75,6 +77,15 @@ class Builds:
         self._hulls = hulls
         self._events = events
         self._max_bytes = max_bytes
+
+    @property
+    def host_gateway(self) -> IPv4Address | None:
+        """What clients put in place of host-gateway in ``--add-host``; None when there is nothing."""
+        return self._tools.runner.host_gateway
+
+    def knows_context(self, key: str) -> bool:
+        """Whether a build with this key need not be sent its context; it may be gone when that begins."""
+        return self._contexts.knows(key)
 
     async def open(self) -> None:
         """Clear what a killed daemon left, and forget steps whose layers are gone."""
@@ -136,7 +147,8 @@ class Builds:
         if request.remote:
             fetched = await stack.enter_async_context(fetch_context(self._tools.client, request.remote))
             context, request = fetched.stream, fetched.adapt(request)
-        return await stack.enter_async_context(self._contexts.receive(context)), request
+        root = await stack.enter_async_context(self._contexts.receive(context, request.context_key))
+        return root, request
 
     async def _prepare(
         self,
@@ -147,11 +159,14 @@ class Builds:
         transcript: Transcript,
         named: NamedContexts,
     ) -> Build:
-        text = await read_text(root, request.dockerfile, MAX_BYTES)
+        text = request.dockerfile_text
+        ignore = IgnoreRules([])
+        if text is None:
+            text = await read_text(root, request.dockerfile, MAX_BYTES)
+            ignore = await read_ignore(root, request.dockerfile)
         if text is None:
             raise InvalidParameter(f"Cannot locate specified Dockerfile: {request.dockerfile}")
         dockerfile = await anyio.to_thread.run_sync(partial(parse_dockerfile, text, name=request.dockerfile))
-        ignore = await read_ignore(root, request.dockerfile)
         context = Context(root=root, path=Path(f"/proc/self/fd/{root}").readlink(), ignore=ignore)
         return Build(self._tools, request, dockerfile, context, host, session, transcript, named)
 
@@ -231,8 +246,10 @@ class Builds:
 
     # --- the cache ---
 
-    async def records(self) -> list[CacheRecord]:
-        """Return all entries of the cache, the one longest unused first."""
+    async def records(self, filters: Filters | None = None) -> list[CacheRecord]:
+        """Return the entries of the cache, the one longest unused first. Raises InvalidParameter."""
+        check_filters(filters or {}, _PRUNE_FILTERS)
+        until = parse_until_ns(filters or {}, time.time_ns())
         store = self._tools.images.store
         shared = {diff_id for entry in store.catalog for diff_id in entry.image.layers}
         found = [
@@ -255,6 +272,7 @@ class Builds:
                     path=path,
                 )
             )
+        found = [record for record in found if _fits(record, filters or {}, until)]
         return sorted(found, key=lambda record: record.used_at_ns)
 
     async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]:

@@ -7,6 +7,7 @@ Source: Dockerfile reference, RUN --mount.
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -27,6 +28,7 @@ from proa.model.errors import InvalidParameter, NotFound
 from proa.storage.files.gather import Gatherer
 
 SECRETS_DIR = "/run/secrets"
+DEFAULT_AGENT = "default"
 SCRIPTS_DIR = "/dev/pipes"
 
 
@@ -57,6 +59,8 @@ class Mounting:
         self._stack = stack
         self._wanted: list[tuple[RunMount, StageState | Context]] = []
         self._scripts: list[tuple[str, bytes]] = []
+        self._secrets: dict[str, bytes] = {}
+        self._agents = 0  # mounted so far
         self.keys: list[object] = []
         self.points: list[MountPoint] = []
         self.env: list[str] = []
@@ -64,13 +68,9 @@ class Mounting:
     async def add(self, text: str, variables: dict[str, str], escape: str, workdir: str) -> None:
         """Take one ``--mount``. Raises InvalidParameter, NoSuchImage."""
         wanted = parse_mount(text, lambda word: expand(word, variables, escape=escape), workdir)
-        if wanted.type == "ssh":
-            if wanted.required:
-                raise InvalidParameter(
-                    "RUN --mount=type=ssh: the classic build API has no way to reach the client's SSH agent"
-                )
+        if wanted.type == "ssh" and not await self._has_agent(wanted):
             return
-        if wanted.type == "secret" and not self._has_secret(wanted):
+        if wanted.type == "secret" and not await self._has_secret(wanted):
             return
         if wanted.type == "cache" and wanted.source and not wanted.origin:
             raise InvalidParameter("RUN --mount=type=cache: source= is a path in what from= names")
@@ -101,6 +101,8 @@ class Mounting:
                 await self._mount_cache(wanted, origin)
             elif wanted.type == "secret":
                 self._mount_secret(wanted)
+            elif wanted.type == "ssh":
+                await self._mount_agent(wanted)
             else:
                 await self._mount_tree(wanted, origin)
         for name, data in self._scripts:
@@ -115,8 +117,38 @@ class Mounting:
             MountPoint(type="bind", source=source, destination=target, rw=rw, propagation="rprivate")
         )
 
-    def _has_secret(self, wanted: RunMount) -> bool:
-        if _secret_id(wanted) in self._around.request.secrets:
+    async def _has_agent(self, wanted: RunMount) -> bool:
+        answers = self._around.request.answers
+        if answers is not None and await answers.has_agent(wanted.id or DEFAULT_AGENT):
+            return True
+        if not wanted.required:
+            return False
+        if answers is None:
+            raise InvalidParameter(
+                "RUN --mount=type=ssh: the classic build API has no way to reach the client's SSH agent"
+            )
+        raise InvalidParameter(f"unset ssh forward key {wanted.id or DEFAULT_AGENT}")
+
+    async def _mount_agent(self, wanted: RunMount) -> None:
+        answers = self._around.request.answers
+        assert answers is not None
+        path = self._stack.enter_context(self._trees.socket_path())
+        await self._stack.enter_async_context(answers.serve_agent(wanted.id or DEFAULT_AGENT, path))
+        os.chown(path, wanted.uid, wanted.gid)
+        path.chmod(0o600 if wanted.mode < 0 else wanted.mode)
+        target = wanted.target or f"/run/buildkit/ssh_agent.{self._agents}"
+        if not self._agents:
+            self.env.append(f"SSH_AUTH_SOCK={target}")
+        self._agents += 1
+        self._bind(str(path), target, rw=True)
+
+    async def _has_secret(self, wanted: RunMount) -> bool:
+        name, request = _secret_id(wanted), self._around.request
+        data = request.secrets.get(name)
+        if data is None and request.answers is not None:
+            data = await request.answers.secret(name)
+        if data is not None:
+            self._secrets[name] = data
             return True
         if wanted.required:
             raise InvalidParameter(f"secret {_secret_id(wanted)}: not found")
@@ -124,7 +156,7 @@ class Mounting:
 
     def _mount_secret(self, wanted: RunMount) -> None:
         name = _secret_id(wanted)
-        data = self._around.request.secrets[name]
+        data = self._secrets[name]
         if wanted.env:
             self.env.append(f"{wanted.env}={data.decode(errors='surrogateescape')}")
             if not wanted.target:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from proa.engine.building.attending import Answers, StepWatcher
 from proa.model.config import HostConfig
 from proa.model.registry import Credentials
 
@@ -36,6 +37,11 @@ class BuildRequest:
     :ivar contexts: named contexts; streams are taken after the build's own context, in their order.
     :ivar entitlements: of ENTITLEMENTS, those the client allows.
     :ivar remote: the address of the context, "" when it is in the request's body.
+    :ivar dockerfile_text: the Dockerfile, when it does not come with the context, from which the client has
+        left out already what ``.dockerignore`` says.
+    :ivar context_key: contexts with the same key are the same, so the second need not be read; "" has none.
+    :ivar answers: a client that can be asked, in place of ``credentials`` and beside ``secrets``.
+    :ivar watcher: is told of each step.
     """
 
     dockerfile: str = "Dockerfile"
@@ -56,3 +62,7 @@ class BuildRequest:
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     contexts: Mapping[str, ContextSource] = field(default_factory=dict)
     entitlements: frozenset[str] = frozenset()
+    dockerfile_text: str | None = None
+    context_key: str = ""
+    answers: Answers | None = None
+    watcher: StepWatcher | None = None

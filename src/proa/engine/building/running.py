@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import anyio
@@ -83,6 +84,11 @@ class Runner:
         self._roots = roots
         self._events = events
         self._containers_dir = containers_dir
+
+    @property
+    def host_gateway(self) -> IPv4Address | None:
+        """The address of the host that ``--add-host name:host-gateway`` means; None when there is none."""
+        return self._networks.host_gateway
 
     def create(self, command: Command) -> ContainerId:
         """Make the container. Raises StepRefused, NoSuchNetwork."""

@@ -27,6 +27,7 @@ from proa.build.cache import BuildCache, CachedStep, step_key
 from proa.build.errors import DockerfileError
 from proa.build.git_address import is_git_address, parse_git_address
 from proa.build.parser import Instruction, Stage, parse_trigger
+from proa.engine.building.attending import SHOWN, StageWatch
 from proa.engine.building.context import Context
 from proa.engine.building.copying import (
     CopyWords,
@@ -118,19 +119,28 @@ class StageBuild:
     """One stage being built."""
 
     def __init__(
-        self, tools: Tools, around: Surroundings, stage: Stage, session: Session, voice: Voice
+        self,
+        tools: Tools,
+        around: Surroundings,
+        stage: Stage,
+        session: Session,
+        voice: Voice,
+        watch: StageWatch,
     ) -> None:
         self._tools = tools
         self._around = around
         self._stage = stage
         self._session = session
         self._voice = voice
+        self._watch = watch
+        voice.listener = watch.pull
 
     async def run(self) -> StageState:
         """Do all steps; return what the stage has become. Raises EngineError."""
         stage = self._stage
         self._announce(stage.origin.text)
-        state = await self._around.base(stage, self._voice)
+        with self._watch.step(stage.origin):
+            state = await self._around.base(stage, self._voice)
         self._say_id(state)
         state.config = _with_path(replace(state.config, image=""))
         triggers = state.config.on_build or []
@@ -138,6 +148,7 @@ class StageBuild:
             state.config = replace(state.config, on_build=None)
             plural = "" if len(triggers) == 1 else "s"
             self._voice.say(f"# Executing {len(triggers)} build trigger{plural}\n")
+        self._watch.expect(sum(parse_trigger(text).name in SHOWN for text in triggers))
         for text in triggers:
             await self._step(state, parse_trigger(text, stage.origin.line))
         for instruction in stage.instructions:
@@ -149,6 +160,11 @@ class StageBuild:
         self._voice.say(f"Step {self._around.next_step(self._stage)} : {text}\n")
 
     async def _step(self, state: StageState, instruction: Instruction) -> None:
+        with self._watch.step(instruction):
+            await self._do(state, instruction)
+        self._say_id(state)
+
+    async def _do(self, state: StageState, instruction: Instruction) -> None:
         try:
             if instruction.name == "RUN":
                 await self._run(state, instruction)
@@ -164,7 +180,6 @@ class StageBuild:
             if type(error) is not InvalidParameter:
                 raise
             raise DockerfileError(instruction.line, error.message) from error
-        self._say_id(state)
 
     def _say_id(self, state: StageState) -> None:
         self._voice.say(f" ---> {state.short_id()}\n")
@@ -406,6 +421,7 @@ class StageBuild:
         runner, voice = self._tools.runner, self._voice
 
         async def speak(text: str) -> None:
+            self._watch.say(text)
             voice.say(text)
             await voice.room()
 
@@ -493,6 +509,7 @@ class StageBuild:
             if not held:
                 return False
         self._voice.say(" ---> Using cache\n")
+        self._watch.cached()
         state.add(created_by, known.created, known.layer)
         return True
 

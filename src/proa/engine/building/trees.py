@@ -194,6 +194,15 @@ class BuildTrees:
         finally:
             path.unlink(missing_ok=True)
 
+    @contextmanager
+    def socket_path(self) -> Iterator[Path]:
+        """Give a path for a socket; what is there in the end is removed."""
+        path = self._mounts / secrets.token_hex(8)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
 
 def _resolve(target: Path, source: str) -> Path:
     """Follow a path inside a mounted tree; links cannot lead out."""

@@ -269,7 +269,7 @@ def test_triggers(daemon: Daemon, build: Build, tag: str) -> None:
         ("FROM busybox\nCOPY --from=nosuch.invalid/x /a /b\n", 1, "nosuch.invalid"),
         ("FROM busybox\nCOPY --chown=nosuch f /b\n", 1, "no such user: nosuch"),
         ("FROM busybox\n\nENV A\n", 1, "dockerfile parse error on line 3: ENV must have two arguments"),
-        ("FROM busybox\nRUN --security=insecure true\n", 1, "RUN --security=insecure is not supported"),
+        ("FROM busybox\nRUN --security=insecure true\n", 1, "security.insecure is not allowed"),
         ("FROM busybox\nRUN --network=host true\n", 1, "only allowed in a build with --network=host"),
         ("FROM ${NONE}\n", 1, "base name (${NONE}) should not be blank"),
         ("FROM busybox\nUSER nosuch\nRUN true\n", 1, "unable to find user nosuch"),

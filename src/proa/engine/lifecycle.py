@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 10  # docker stop's default
 KILL_TIMEOUT_S = 30  # after SIGKILL a process can only hang in the kernel
 LOST_EXIT_CODE = 137  # of a task that vanished: as if killed
+REBOOT_EXIT_CODE = 255  # of one that is no longer there when the daemon starts
 
 
 class Lifecycle:
@@ -223,7 +224,7 @@ class Lifecycle:
                     lost,
                     health=at_end(lost.health),
                     state=State.EXITED,
-                    exit_code=LOST_EXIT_CODE,
+                    exit_code=REBOOT_EXIT_CODE,
                     finished_at_ns=time.time_ns(),
                 )
             self._registry.put(lost)

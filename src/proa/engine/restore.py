@@ -52,6 +52,7 @@ class Restore:
         self._networks = networks
         self._images = images
         self._roots = roots
+        self._lost: set[str] = set()  # that ran until the host went down
 
     async def find_all(self) -> None:
         """Adopt what runs and clean up after what does not."""
@@ -78,7 +79,8 @@ class Restore:
     async def start_wanted(self) -> None:
         """Start what restart policies ask for after a reboot."""
         for container in self._registry:
-            if container.is_alive or not wants_start_at_boot(container):
+            was_lost = container.id in self._lost
+            if container.is_alive or not wants_start_at_boot(container, was_lost=was_lost):
                 continue
             if container.state is State.EXITED:
                 try:
@@ -100,6 +102,8 @@ class Restore:
                 return
             # A task found now was made by a start that was cut short, or its end by a death of the daemon.
             await self._lifecycle.lose(container, task)
+            if container.is_alive:
+                self._lost.add(container.id)
         if container.for_build:
             await self._removal.remove(container.id, force=True)
             return

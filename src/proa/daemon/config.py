@@ -16,8 +16,11 @@ from urllib.parse import urlsplit
 
 from proa.api.tls import server_context
 from proa.daemon.listening import check_host
+from proa.engine.log_options import check_log_config
+from proa.model.config import LogConfig
 from proa.model.errors import InvalidParameter
 from proa.model.registry import RegistrySettings
+from proa.runtime.oci.cdi import DEFAULT_DIRS
 
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
 DEFAULT_DATA_ROOT = Path("/var/lib/proa")
@@ -48,8 +51,10 @@ class Config:
     :ivar tls: for TCP; without, only loopback is listened on.
     :ivar data_root: what must not be lost; ``exec_root``: sockets, mounts and pids, gone after a reboot.
     :ivar default_isolation: "container" or "vm", for containers that do not say.
+    :ivar default_log: likewise.
     :ivar kernel: a guest kernel of the user's own, None for the installed one.
     :ivar registries: mirrors, and registries without valid certificates.
+    :ivar cdi_spec_dirs: where devices are described (CDI); of two the later one wins.
     :ivar lib: where setup/ has put the guest kernel and our own programs.
     """
 
@@ -64,7 +69,9 @@ class Config:
     vm_memory_bytes: int = DEFAULT_VM_MEMORY
     vm_cpus: int = 1
     lib: Path = Path(sys.prefix) / "lib" / "proa"
+    default_log: LogConfig = field(default_factory=lambda: LogConfig(type="json-file"))
     registries: RegistrySettings = field(default_factory=RegistrySettings)
+    cdi_spec_dirs: tuple[Path, ...] = DEFAULT_DIRS
     debug: bool = False
 
 
@@ -101,16 +108,18 @@ def parse_config(argv: Sequence[str]) -> Config:
     parser.add_argument(
         "--vm-cpus", type=int, default=1, metavar="N", help="vCPUs of a VM without --cpus [%(default)s]"
     )
+    _add_registry_options(parser)
     parser.add_argument(
-        "--registry-mirror", action="append", type=_mirror, metavar="URL", help="asked before Docker Hub"
-    )
-    parser.add_argument(
-        "--insecure-registry",
+        "--cdi-spec-dir",
         action="append",
-        type=_insecure_registry,
-        metavar="HOST|CIDR",
-        help="needs no valid certificate, may speak plain HTTP",
+        type=Path,
+        metavar="DIR",
+        help=f"where devices are described, again for more [{', '.join(map(str, DEFAULT_DIRS))}]",
     )
+    parser.add_argument(
+        "--log-driver", default="json-file", metavar="NAME", help="of containers that name none [%(default)s]"
+    )
+    parser.add_argument("--log-opt", action="append", metavar="NAME=VALUE", help="an option of that driver")
     parser.add_argument("-D", "--debug", action="store_true", help="log more")
     parsed = parser.parse_args(argv)
     tls = _tls_files(parsed)
@@ -119,6 +128,11 @@ def parse_config(argv: Sequence[str]) -> Config:
             check_host(host, tls=tls is not None)
         except InvalidParameter as error:
             parser.error(error.message)
+    default_log = LogConfig(type=parsed.log_driver, config=dict(map(_split_option, parsed.log_opt or ())))
+    try:
+        check_log_config(default_log)
+    except InvalidParameter as error:
+        parser.error(error.message)
     if parsed.vm_cpus < 1:
         parser.error("--vm-cpus must be at least 1")
     return Config(
@@ -135,7 +149,22 @@ def parse_config(argv: Sequence[str]) -> Config:
         registries=RegistrySettings(
             mirrors=tuple(parsed.registry_mirror or ()), insecure=tuple(parsed.insecure_registry or ())
         ),
+        cdi_spec_dirs=tuple(path.absolute() for path in parsed.cdi_spec_dir or DEFAULT_DIRS),
+        default_log=default_log,
         debug=parsed.debug,
+    )
+
+
+def _add_registry_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--registry-mirror", action="append", type=_mirror, metavar="URL", help="asked before Docker Hub"
+    )
+    parser.add_argument(
+        "--insecure-registry",
+        action="append",
+        type=_insecure_registry,
+        metavar="HOST|CIDR",
+        help="needs no valid certificate, may speak plain HTTP",
     )
 
 
@@ -185,6 +214,11 @@ def _insecure_registry(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"invalid insecure registry {text!r}: {error}") from error
     return host
+
+
+def _split_option(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
 
 
 def _size(text: str) -> int:

@@ -29,6 +29,7 @@ from proa.host.database import Database
 from proa.image.images import Images
 from proa.model.errors import EngineError, Unavailable
 from proa.network.networks import Networks
+from proa.runtime.oci.cdi import DeviceSpecs
 from proa.runtime.oci.runtime import OciRuntime, find_runtimes
 from proa.runtime.seam import Runtime
 from proa.runtime.vm.accel import Accelerator, probe_accelerator
@@ -94,6 +95,9 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             accelerator=accelerator.name if accelerator else "",
             accelerator_reason=accelerator.reason if accelerator else missing.get(ISOLATION_VM, ""),
             tools=await tool_versions(),
+            cdi_spec_dirs=config.cdi_spec_dirs,
+            list_devices=DeviceSpecs(config.cdi_spec_dirs).names,
+            default_log=config.default_log,
             security_options=("name=seccomp,profile=builtin",) if SECCOMP_PROFILE.exists() else (),
         )
         hulls = Hulls(
@@ -124,6 +128,7 @@ async def _make_runtimes(
             tasks=tasks,
             seccomp_profile=SECCOMP_PROFILE,
             init=INIT,
+            device_specs=DeviceSpecs(config.cdi_spec_dirs),
         )
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
     try:

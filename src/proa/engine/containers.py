@@ -22,11 +22,13 @@ from proa.engine.events import EventBus
 from proa.engine.execs import Execs
 from proa.engine.filters import Filters
 from proa.engine.lifecycle import Lifecycle
+from proa.engine.links import shown_aliases, shown_links
 from proa.engine.log_options import log_attributes
+from proa.engine.log_tail import end_of
 from proa.engine.logs import LogQuery, LogRecord, read_log
 from proa.engine.queries import Queries
 from proa.engine.registry import Registry
-from proa.engine.removal import Removal, check_not_link
+from proa.engine.removal import Removal
 from proa.engine.unit import Units, Waiter, WaitResult
 from proa.engine.updates import UpdateRequest, Updates
 from proa.model.config import ContainerConfig, HostConfig, NetworkingConfig
@@ -87,6 +89,14 @@ class Containers:
         """Return the containers that fit, newest first."""
         return self.queries.list(all_=all, limit=limit, filters=filters)
 
+    def links(self, container: Container) -> Sequence[str]:
+        """Return its links on the default bridge as inspect shows them."""
+        return shown_links(container, self.registry)
+
+    def aliases(self, container: Container) -> Sequence[str]:
+        """Return the names that links of others gave it."""
+        return shown_aliases(container, self.registry)
+
     async def sizes(self, container: Container) -> tuple[int, int]:
         """Return SizeRw and SizeRootFs in bytes."""
         return await self.queries.sizes(container)
@@ -116,7 +126,9 @@ class Containers:
         return await self.updates.update(ref, request)
 
     async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool = False) -> None:
-        check_not_link(link)
+        if link:
+            await self.removal.remove_link(ref)
+            return
         await self.removal.remove(ref, force=force, volumes=volumes)
 
     async def prune(self, filters: Filters) -> tuple[Sequence[str], int]:
@@ -161,18 +173,8 @@ class Containers:
         if query.details:
             words = (f"{key}={value}" for key, value in sorted(log_attributes(container).items()))
             query = replace(query, prefix=",".join(words).encode() + b" ")
-        unit = self.units[container.id]
-
-        def ended() -> bool:
-            current = self.registry.find(container.id)
-            return current is None or not (current.is_alive or current.state is State.RESTARTING)
-
-        async def wait_ended() -> None:
-            with unit.waiting(unit.stop_waiters) as waiter:
-                if not ended():
-                    await waiter()
-
-        async for record in read_log(Path(container.log_path), query, ended, wait_ended):
+        end = end_of(self.registry, self.units[container.id])
+        async for record in read_log(Path(container.log_path), query, end):
             yield record
 
     async def attach(self, ref: str, query: AttachQuery) -> Stdio:

@@ -26,7 +26,8 @@ from proa.engine.events import EventBus
 from proa.engine.health import check_health_config, merge_check
 from proa.engine.isolation import Hulls
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
-from proa.engine.log_options import parse_log_config
+from proa.engine.links import parse_links
+from proa.engine.log_options import check_log_config, merge_log_config
 from proa.engine.mounts import check_bind_sources, parse_mounts, volume_requests
 from proa.engine.networking import check_networking
 from proa.engine.refusals import check_supported
@@ -34,7 +35,7 @@ from proa.engine.registry import Registry
 from proa.engine.signals import parse_signal
 from proa.image.images import Images
 from proa.image.platform import Platform, parse_platform
-from proa.model.config import ContainerConfig, HostConfig, NetworkingConfig, VolumeOptions
+from proa.model.config import ContainerConfig, HostConfig, LogConfig, NetworkingConfig, VolumeOptions
 from proa.model.errors import InvalidParameter, NotFound
 from proa.model.ids import ContainerId, new_id
 from proa.model.image import Image
@@ -78,6 +79,7 @@ class Creation:
         hulls: Hulls,
         events: EventBus,
         containers_dir: Path,
+        default_log: LogConfig,
     ) -> None:
         self._registry = registry
         self._images = images
@@ -86,6 +88,7 @@ class Creation:
         self._hulls = hulls
         self._events = events
         self._containers_dir = containers_dir
+        self._default_log = default_log
 
     async def create(self, request: CreateRequest) -> Created:
         """Check the request and make the container.
@@ -98,16 +101,20 @@ class Creation:
             raise InvalidParameter("no image specified")
         image = self._images.get(request.config.image)
         _check_platform(image, request)
-        check_supported(request.config, request.host, request.networking)
+        check_supported(request.host)
         config = merge_config(request.config, image.config)
-        host = _normalise(request.host, without_network=config.network_disabled)
+        host = _normalise(
+            request.host, without_network=config.network_disabled, default_log=self._default_log
+        )
         argv = command_line(config)
         check_config(config, host)
         check_health_config(config, host)
         with _missing_is_invalid():
             networking = check_networking(config, host, request.networking, self._networks)
-            points = parse_mounts(config, host, self._registry.get)
+            points = self._with_images(parse_mounts(config, host, self._registry.get))
+            links = parse_links(host, self._registry.get)
         warnings = self._hulls.judge(runtime, host, points)
+        self._hulls.check_endpoints(runtime, networking.values())
         self._check_files(host)
         check_bind_sources(points, host)
         container_id = ContainerId(new_id())
@@ -131,12 +138,22 @@ class Creation:
                 runtime=runtime,
                 mounts=mounts,
                 log_path=str(self._containers_dir / container_id / "log"),
+                links=links,
             )
             self._images.get(image.id)  # it may have been removed while volumes were filled
             self._registry.add(container)
             undo.pop_all()
         self._events.publish("container", "create", container_id, event_attributes(container))
         return Created(id=container_id, warnings=_warnings(host) + warnings)
+
+    def _with_images(self, points: tuple[MountPoint, ...]) -> tuple[MountPoint, ...]:
+        """Find the images that are to be mounted. Raises NoSuchImage."""
+        found = list(points)
+        for position, point in enumerate(points):
+            if point.type == "image" and not point.source:
+                image = self._images.get(point.name)
+                found[position] = replace(point, source=image.id, layers=image.layers)
+        return tuple(found)
 
     def _check_files(self, host: HostConfig) -> None:
         """Raise InvalidParameter for what /etc/hosts and /etc/resolv.conf cannot say."""
@@ -185,7 +202,11 @@ class Creation:
 
     async def _unmake_volume(self, name: str) -> None:
         """Remove a volume made for a container that will not be, unless another took it up meanwhile."""
-        if not any(point.name == name for container in self._registry for point in container.mounts):
+        if not any(
+            point.type == "volume" and point.name == name
+            for container in self._registry
+            for point in container.mounts
+        ):
             await self._volumes.remove(name)
             self._events.publish("volume", "destroy", name, {"driver": "local"})
 
@@ -279,7 +300,7 @@ def check_config(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidParameter(f"invalid cgroup parent: {host.cgroup_parent!r}")
     if host.uts_mode == "host" and config.hostname:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
-    parse_log_config(host.log_config)
+    check_log_config(host.log_config)
     if host.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     if not -1000 <= host.oom_score_adj <= 1000:
@@ -317,7 +338,7 @@ def event_attributes(container: Container) -> dict[str, str]:
     return {**(container.config.labels or {}), "image": container.image_ref, "name": container.name}
 
 
-def _normalise(host: HostConfig, *, without_network: bool) -> HostConfig:
+def _normalise(host: HostConfig, *, without_network: bool, default_log: LogConfig) -> HostConfig:
     network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
     if without_network:
         network_mode = "none"
@@ -325,7 +346,7 @@ def _normalise(host: HostConfig, *, without_network: bool) -> HostConfig:
         host,
         network_mode=network_mode,
         shm_size=host.shm_size or 64 * 1024 * 1024,
-        log_config=replace_struct(host.log_config, type=host.log_config.type or "json-file"),
+        log_config=merge_log_config(host.log_config, default_log),
     )
 
 

@@ -28,6 +28,7 @@ from proa.engine.health_checks import HealthChecks
 from proa.engine.launcher import Launcher
 from proa.engine.log_files import LogKeeper, begin
 from proa.engine.log_options import parse_log_config
+from proa.engine.log_shipping import LogShipping
 from proa.engine.registry import Registry
 from proa.engine.restarts import count_short_runs, restart_delay_s, wants_restart
 from proa.engine.signals import parse_signal
@@ -57,6 +58,7 @@ class Lifecycle:
         tasks: TaskGroup,
         health: HealthChecks,
         logs: LogKeeper,
+        shipping: LogShipping,
     ) -> None:
         self._registry = registry
         self._units = units
@@ -65,6 +67,7 @@ class Lifecycle:
         self._tasks = tasks
         self._health = health
         self._logs = logs
+        self._shipping = shipping
         self.on_auto_remove: Callable[[Container], Awaitable[None]] | None = None
 
     # --- what users ask ---
@@ -244,6 +247,7 @@ class Lifecycle:
         # A client that hangs up must not leave half a container: the start is finished or undone.
         with anyio.CancelScope(shield=True):
             try:
+                await self._shipping.check(container)
                 self._keep_log(container)
                 launched = await self._launcher.launch(unit, container)
             except (EngineError, OSError) as error:
@@ -269,11 +273,29 @@ class Lifecycle:
                 ports=launched.ports,
             )
             self._registry.put(running)
+            await self._tell_linking(running)
+        self._shipping.watch(running)
         for endpoint in launched.endpoints:
             self._publish_network("connect", endpoint.network_id, running)
         self._publish_volumes("mount", running)
         self._publish("start", running)
         self._tasks.start_soon(self._supervise, unit, launched.task, name=f"supervise {unit.id[:12]}")
+
+    async def _tell_linking(self, peer: Container) -> None:
+        """Tell the containers that link to one where it is now.
+
+        They are younger than it: locks are taken from the older to the younger.
+        """
+        for linking in self._registry.linking_to(peer.id):
+            unit = self._units[linking.id]
+            async with unit.lock:
+                container = self._registry.find(linking.id)
+                if container is None or unit.task is None:
+                    continue
+                try:
+                    await self._launcher.tell_of_peer(unit.task, container, peer)
+                except (EngineError, OSError) as error:
+                    log.warning("hosts file of container %s: %s", linking.id, error)
 
     def _keep_log(self, container: Container) -> None:
         policy = parse_log_config(container.host_config.log_config)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +25,11 @@ from proa.engine.queries import Queries
 from proa.engine.registries import Registries
 from proa.engine.registry import Registry
 from proa.engine.volumes import Volumes
+from proa.model.config import LogConfig
 from proa.model.image import Image
 from proa.model.registry import RegistrySettings
 from proa.model.volume import Volume
+from proa.shipping import drivers
 
 _ACTOR_FILTERS = frozenset(("config container daemon network node plugin secret service volume").split())
 _EVENT_FILTERS = _ACTOR_FILTERS | {"event", "image", "isolation", "label", "scope", "type"}
@@ -40,6 +42,8 @@ class HostFacts:
     :ivar accelerator: "kvm" or "tcg", and ``accelerator_reason`` why; "" when there is no VM hull.
     :ivar cgroup_version: "1" or "2"; ``cgroup_driver`` is always cgroupfs.
     :ivar tools: versions of the programs proa runs, by name.
+    :ivar list_devices: names those that are described in ``cdi_spec_dirs`` at the moment.
+    :ivar default_log: of containers that name no driver; told by the daemon's command line.
     """
 
     engine_id: str
@@ -50,6 +54,9 @@ class HostFacts:
     tools: Mapping[str, str] | None = None
     security_options: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    cdi_spec_dirs: Sequence[Path] = ()
+    list_devices: Callable[[], Sequence[str]] = tuple
+    default_log: LogConfig = field(default_factory=lambda: LogConfig(type="json-file"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +88,11 @@ class Info:
     system_time_ns: int
     event_listeners: int
     open_files: int
+    cdi_spec_dirs: Sequence[Path] = ()
+    devices: Sequence[str] = ()
     registries: RegistrySettings = field(default_factory=RegistrySettings)
+    log_drivers: Sequence[str] = ()
+    default_log_driver: str = ""
     proxies: Sequence[str] = ("", "", "")  # for http, for https, and the hosts that need none
 
 
@@ -168,10 +179,14 @@ class System:
             tools=facts.tools or {},
             security_options=facts.security_options,
             warnings=facts.warnings,
+            cdi_spec_dirs=facts.cdi_spec_dirs,
+            devices=facts.list_devices(),
             system_time_ns=time.time_ns(),
             event_listeners=self._events.subscribers,
             registries=self._registries.settings,
             proxies=self._registries.proxies,
+            log_drivers=("json-file", "local", "none", *drivers.available()),
+            default_log_driver=facts.default_log.type,
             open_files=sum(1 for _ in Path("/proc/self/fd").iterdir()),
         )
 

@@ -271,3 +271,15 @@ async def test_info_counts(ground: Ground) -> None:
         assert counts == {"created": 1, "running": 1}
         assert (info.default_runtime, info.runtimes) == ("crun", ["crun", "vm"])
         assert info.missing_runtimes == {"runc": "gone"}
+
+
+async def test_clients_that_detach(ground: Ground) -> None:
+    async with ground.daemon() as daemon:
+        container = await daemon.run()
+        exec_id = await daemon.engine.execs.create("web", ExecRequest(cmd=("sh",), tty=True))
+        daemon.engine.containers.tell_detached(container.id)
+        daemon.engine.execs.tell_detached(exec_id)
+        assert daemon.actions[-2:] == ["container detach", "container exec_detach"]
+        assert daemon.events[-1].attributes["execID"] == exec_id
+        daemon.engine.containers.tell_detached("gone")  # removed while the client was leaving
+        daemon.engine.execs.tell_detached("gone")

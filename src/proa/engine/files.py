@@ -74,8 +74,9 @@ class Files:
                 opened = await stack.enter_async_context(trees.open_archive(tree, path))
             except PathMissing as error:
                 raise _not_found(ref, path) from error
+            # Not after the reading: a client may hang up as soon as it has seen the archive's end.
+            self._publish("archive-path", container)
             yield opened
-        self._publish("archive-path", container)
 
     async def put_archive(
         self, ref: str, path: str, stream: AsyncIterator[bytes], *, strict: bool, as_user: bool

@@ -54,6 +54,7 @@ class Restore:
         self._networks = networks
         self._images = images
         self._roots = roots
+        self._lost: set[str] = set()  # that ran until the host went down
         self._shipping = shipping
 
     async def find_all(self) -> None:
@@ -82,7 +83,8 @@ class Restore:
     async def start_wanted(self) -> None:
         """Start what restart policies ask for after a reboot."""
         for container in self._registry:
-            if container.is_alive or not wants_start_at_boot(container):
+            was_lost = container.id in self._lost
+            if container.is_alive or not wants_start_at_boot(container, was_lost=was_lost):
                 continue
             if container.state is State.EXITED:
                 try:
@@ -104,6 +106,8 @@ class Restore:
                 return
             # A task found now was made by a start that was cut short, or its end by a death of the daemon.
             await self._lifecycle.lose(container, task)
+            if container.is_alive:
+                self._lost.add(container.id)
         if container.for_build:
             await self._removal.remove(container.id, force=True)
             return

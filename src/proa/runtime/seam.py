@@ -16,7 +16,7 @@ Rules that hold for every implementation:
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -155,6 +155,13 @@ class Task(Protocol):
     async def wait(self) -> ExitStatus:
         """Wait for the end. Any number of callers, any number of times. Raises TaskLost when the task
         vanished without leaving a status (host rebooted, supervisor killed)."""
+        ...
+
+    async def watch_oom(self, tell: Callable[[], Awaitable[None]]) -> None:
+        """Call ``tell`` whenever a process in it is killed for want of memory, until cancelled.
+
+        Returns at once when this is heard of only with the end, in its ``ExitStatus``. Raises OSError.
+        """
         ...
 
     async def kill(self, signal: int) -> None:

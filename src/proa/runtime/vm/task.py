@@ -15,7 +15,7 @@ import contextlib
 import errno
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -106,6 +106,9 @@ class VmTask:
         if isinstance(self._outcome, ExitStatus):
             return self._outcome
         raise TaskLost(self._outcome.message if self._outcome else "the virtual machine is gone")
+
+    async def watch_oom(self, tell: Callable[[], Awaitable[None]]) -> None:
+        """The agent tells of it with the end."""
 
     async def kill(self, signal: int) -> None:
         self._require_running()

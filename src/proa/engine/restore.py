@@ -21,6 +21,7 @@ from proa.engine.restarts import wants_start_at_boot
 from proa.engine.unit import Units
 from proa.image.images import Images
 from proa.model.errors import EngineError
+from proa.model.task import RootfsKind
 from proa.network.networks import Networks
 from proa.storage.rootfs import Roots
 
@@ -100,6 +101,10 @@ class Restore:
                 return
             # A task found now was made by a start that was cut short, or its end by a death of the daemon.
             await self._lifecycle.lose(container, task)
+        elif (runtime := self._hulls.runtimes.get(container.runtime)) is not None and (
+            runtime.features.rootfs is RootfsKind.BLOCK
+        ):
+            await runtime.forget(container.id)  # a machine that served its files only
         if container.for_build:
             await self._removal.remove(container.id, force=True)
             return

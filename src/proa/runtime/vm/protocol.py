@@ -56,6 +56,7 @@ class FrameType(enum.IntEnum):
     RELEASE = 0x0F
     CLOCK = 0x10
     PREPARE = 0x11
+    FILES = 0x13
     STDIN = 0x40
     STDIN_EOF = 0x41
     CREDIT = 0x42

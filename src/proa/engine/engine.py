@@ -24,6 +24,7 @@ from proa.engine.creation import Creation
 from proa.engine.events import EventBus
 from proa.engine.execs import Execs
 from proa.engine.files import Files
+from proa.engine.guest_files import GuestFiles
 from proa.engine.health_checks import HealthChecks
 from proa.engine.images import Images
 from proa.engine.isolation import Hulls
@@ -109,8 +110,11 @@ def build_engine(
     images = Images(store=stores.images, registry=registry, events=events)
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
-    files = Files(registry=registry, units=units, hulls=hulls, roots=stores.roots, events=events)
-    builds = _make_builds(stores, hulls, registry, units, lifecycle, removal, registries, events)
+    guest_files = GuestFiles(registry=registry, units=units, launcher=launcher, roots=stores.roots)
+    files = Files(
+        registry=registry, units=units, hulls=hulls, roots=stores.roots, events=events, guest=guest_files
+    )
+    builds = _make_builds(stores, hulls, registry, units, lifecycle, removal, registries, events, files)
     return Engine(
         containers=Containers(
             registry=registry,
@@ -171,6 +175,7 @@ def _make_builds(
     removal: Removal,
     registries: Registries,
     events: EventBus,
+    files: Files,
 ) -> Builds:
     runner = Runner(
         registry=registry,
@@ -181,6 +186,7 @@ def _make_builds(
         hulls=hulls,
         roots=stores.roots,
         events=events,
+        files=files,
         containers_dir=stores.containers_dir,
     )
     contexts = Contexts(stores.context_layers, stores.images)

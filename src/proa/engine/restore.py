@@ -22,6 +22,7 @@ from proa.engine.restarts import wants_start_at_boot
 from proa.engine.unit import Units
 from proa.image.images import Images
 from proa.model.errors import EngineError
+from proa.model.task import RootfsKind
 from proa.network.networks import Networks
 from proa.storage.rootfs import Roots
 
@@ -108,6 +109,10 @@ class Restore:
             await self._lifecycle.lose(container, task)
             if container.is_alive:
                 self._lost.add(container.id)
+        elif (runtime := self._hulls.runtimes.get(container.runtime)) is not None and (
+            runtime.features.rootfs is RootfsKind.BLOCK
+        ):
+            await runtime.forget(container.id)  # a machine that served its files only
         if container.for_build:
             await self._removal.remove(container.id, force=True)
             return

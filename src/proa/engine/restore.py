@@ -9,6 +9,7 @@ gets its exit recorded, a start or a removal cut in the middle is undone or fini
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 
 import anyio
 
@@ -52,6 +53,7 @@ class Restore:
         self._networks = networks
         self._images = images
         self._roots = roots
+        self.attached_elsewhere: Callable[[], Sequence[str]] = tuple  # ids of machines that hold networks
 
     async def find_all(self) -> None:
         """Adopt what runs and clean up after what does not."""
@@ -72,7 +74,7 @@ class Restore:
             for container in self._registry:
                 group.start_soon(one, container)
         attached = [container.id for container in self._registry if container.is_alive]
-        await self._networks.cleanup(attached)
+        await self._networks.cleanup([*attached, *self.attached_elsewhere()])
         await self._images.release_all_but([container.id for container in self._registry])
 
     async def start_wanted(self) -> None:

@@ -35,7 +35,9 @@ unit: setup ## tests that need no root and no tools
 	$(PYTHON) -m pytest -q tests/unit
 
 test-tools: setup
-	@setup/apt.sh curl bsdutils erofs-utils skopeo openssl apache2-utils
+	@setup/apt.sh curl bsdutils erofs-utils skopeo openssl apache2-utils \
+		xorriso grub-pc-bin grub-common u-boot-qemu qemu-system-arm qemu-system-misc
+	@setup/test-guest.sh $(LIB)
 	@setup/docker-cli.sh $(VENV) && setup/docker-registry.sh $(VENV)
 
 integration: setup test-tools ## tests of single packages with the real kernel and tools

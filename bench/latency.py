@@ -50,6 +50,8 @@ def keep_running(peer: Peer, image: str) -> None:
             stream.close()
         with peer.timed("exec /bin/true"):
             execute(peer, container)
+        with peer.timed("exec /bin/true again"):
+            execute(peer, container)
         with peer.timed("stop"):
             peer.client.do(routes.CONTAINER_STOP, id=container, query={"t": 30})
 
@@ -77,6 +79,7 @@ OPERATIONS = (
     "wait after start",
     "create to first byte",
     "exec /bin/true",
+    "exec /bin/true again",
     "stop",
     "remove",
 )

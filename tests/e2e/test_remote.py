@@ -18,7 +18,7 @@ from proa.client.errors import ApiError
 from proa.wire import routes
 from proa.wire.system import Info
 from tests.support.certificates import make_authority, make_certificate
-from tests.support.daemon import DOCKER, PROA, Daemon
+from tests.support.daemon import DOCKER, PROA, Daemon, purge
 
 TIMEOUT_S = 30.0
 NUMBERS = "".join(f"{number}\n" for number in range(50_000))
@@ -153,6 +153,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
+        purge(folder / "d", folder / "x")
 
 
 def test_a_socket_of_systemd(local: str) -> None:

@@ -127,18 +127,7 @@ class Daemon:
             for network in custom:
                 self.docker("network", "rm", network, check=False)
         self.stop()
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "proa.daemon.purge",
-                "--data-root",
-                str(self.data_root),
-                "--exec-root",
-                str(self.exec_root),
-            ],
-            check=False,
-        )
+        purge(self.data_root, self.exec_root)
         shutil.rmtree(self.base, ignore_errors=True)
 
     def log(self) -> str:
@@ -164,3 +153,9 @@ class Daemon:
                 f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()}"
             )
         return Result(status=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def purge(data_root: Path, exec_root: Path) -> None:
+    """Take away what a daemon that has ended keeps on the host: bridges, rules, mounts."""
+    roots = ["--data-root", str(data_root), "--exec-root", str(exec_root)]
+    subprocess.run([sys.executable, "-m", "proa.daemon.purge", *roots], check=False)

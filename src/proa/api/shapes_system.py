@@ -45,7 +45,7 @@ def info(value: Info) -> wire.Info:
         driver_status=[("Layers", "EROFS, stacked with overlayfs")],
         docker_root_dir=str(value.data_root),
         plugins=wire.PluginsInfo(
-            volume=["local"], network=["bridge", "host", "null"], log=["json-file", "local", "none"]
+            volume=["local"], network=["bridge", "host", "null"], log=list(value.log_drivers)
         ),
         memory_limit=True,
         swap_limit=True,
@@ -57,7 +57,7 @@ def info(value: Info) -> wire.Info:
         ipv4_forwarding=True,
         n_fd=value.open_files,
         system_time=format_time(value.system_time_ns),
-        logging_driver="json-file",
+        logging_driver=value.default_log_driver,
         cgroup_version=value.cgroup_version,
         n_events_listener=value.event_listeners,
         kernel_version=value.kernel_version,

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from proa.api.tls import server_context
 from proa.daemon.listening import check_host
+from proa.engine.log_options import check_log_config
+from proa.model.config import LogConfig
 from proa.model.errors import InvalidParameter
 from proa.model.registry import RegistrySettings
 
@@ -48,6 +50,7 @@ class Config:
     :ivar tls: for TCP; without, only loopback is listened on.
     :ivar data_root: what must not be lost; ``exec_root``: sockets, mounts and pids, gone after a reboot.
     :ivar default_isolation: "container" or "vm", for containers that do not say.
+    :ivar default_log: likewise.
     :ivar kernel: a guest kernel of the user's own, None for the installed one.
     :ivar registries: mirrors, and registries without valid certificates.
     :ivar lib: where setup/ has put the guest kernel and our own programs.
@@ -64,6 +67,7 @@ class Config:
     vm_memory_bytes: int = DEFAULT_VM_MEMORY
     vm_cpus: int = 1
     lib: Path = Path(sys.prefix) / "lib" / "proa"
+    default_log: LogConfig = field(default_factory=lambda: LogConfig(type="json-file"))
     registries: RegistrySettings = field(default_factory=RegistrySettings)
     debug: bool = False
 
@@ -111,6 +115,10 @@ def parse_config(argv: Sequence[str]) -> Config:
         metavar="HOST|CIDR",
         help="needs no valid certificate, may speak plain HTTP",
     )
+    parser.add_argument(
+        "--log-driver", default="json-file", metavar="NAME", help="of containers that name none [%(default)s]"
+    )
+    parser.add_argument("--log-opt", action="append", metavar="NAME=VALUE", help="an option of that driver")
     parser.add_argument("-D", "--debug", action="store_true", help="log more")
     parsed = parser.parse_args(argv)
     tls = _tls_files(parsed)
@@ -119,6 +127,11 @@ def parse_config(argv: Sequence[str]) -> Config:
             check_host(host, tls=tls is not None)
         except InvalidParameter as error:
             parser.error(error.message)
+    default_log = LogConfig(type=parsed.log_driver, config=dict(map(_split_option, parsed.log_opt or ())))
+    try:
+        check_log_config(default_log)
+    except InvalidParameter as error:
+        parser.error(error.message)
     if parsed.vm_cpus < 1:
         parser.error("--vm-cpus must be at least 1")
     return Config(
@@ -135,6 +148,7 @@ def parse_config(argv: Sequence[str]) -> Config:
         registries=RegistrySettings(
             mirrors=tuple(parsed.registry_mirror or ()), insecure=tuple(parsed.insecure_registry or ())
         ),
+        default_log=default_log,
         debug=parsed.debug,
     )
 
@@ -185,6 +199,11 @@ def _insecure_registry(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"invalid insecure registry {text!r}: {error}") from error
     return host
+
+
+def _split_option(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
 
 
 def _size(text: str) -> int:

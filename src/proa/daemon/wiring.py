@@ -100,6 +100,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             accelerator=accelerator.name if accelerator else "",
             accelerator_reason=accelerator.reason if accelerator else missing.get(ISOLATION_VM, ""),
             tools=await tool_versions(),
+            default_log=config.default_log,
             security_options=("name=seccomp,profile=builtin",) if SECCOMP_PROFILE.exists() else (),
         )
         hulls = Hulls(

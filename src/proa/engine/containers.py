@@ -23,6 +23,7 @@ from proa.engine.execs import Execs
 from proa.engine.filters import Filters
 from proa.engine.lifecycle import Lifecycle
 from proa.engine.log_options import log_attributes
+from proa.engine.log_tail import end_of
 from proa.engine.logs import LogQuery, LogRecord, read_log
 from proa.engine.queries import Queries
 from proa.engine.registry import Registry
@@ -161,18 +162,8 @@ class Containers:
         if query.details:
             words = (f"{key}={value}" for key, value in sorted(log_attributes(container).items()))
             query = replace(query, prefix=",".join(words).encode() + b" ")
-        unit = self.units[container.id]
-
-        def ended() -> bool:
-            current = self.registry.find(container.id)
-            return current is None or not (current.is_alive or current.state is State.RESTARTING)
-
-        async def wait_ended() -> None:
-            with unit.waiting(unit.stop_waiters) as waiter:
-                if not ended():
-                    await waiter()
-
-        async for record in read_log(Path(container.log_path), query, ended, wait_ended):
+        end = end_of(self.registry, self.units[container.id])
+        async for record in read_log(Path(container.log_path), query, end):
             yield record
 
     async def attach(self, ref: str, query: AttachQuery) -> Stdio:

@@ -26,7 +26,7 @@ from proa.engine.events import EventBus
 from proa.engine.health import check_health_config, merge_check
 from proa.engine.isolation import Hulls
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
-from proa.engine.log_options import parse_log_config
+from proa.engine.log_options import check_log_config, merge_log_config
 from proa.engine.mounts import check_bind_sources, parse_mounts, volume_requests
 from proa.engine.networking import check_networking
 from proa.engine.refusals import check_supported
@@ -34,7 +34,7 @@ from proa.engine.registry import Registry
 from proa.engine.signals import parse_signal
 from proa.image.images import Images
 from proa.image.platform import Platform, parse_platform
-from proa.model.config import ContainerConfig, HostConfig, NetworkingConfig, VolumeOptions
+from proa.model.config import ContainerConfig, HostConfig, LogConfig, NetworkingConfig, VolumeOptions
 from proa.model.errors import InvalidParameter, NotFound
 from proa.model.ids import ContainerId, new_id
 from proa.model.image import Image
@@ -78,6 +78,7 @@ class Creation:
         hulls: Hulls,
         events: EventBus,
         containers_dir: Path,
+        default_log: LogConfig,
     ) -> None:
         self._registry = registry
         self._images = images
@@ -86,6 +87,7 @@ class Creation:
         self._hulls = hulls
         self._events = events
         self._containers_dir = containers_dir
+        self._default_log = default_log
 
     async def create(self, request: CreateRequest) -> Created:
         """Check the request and make the container.
@@ -100,7 +102,9 @@ class Creation:
         _check_platform(image, request)
         check_supported(request.config, request.host, request.networking)
         config = merge_config(request.config, image.config)
-        host = _normalise(request.host, without_network=config.network_disabled)
+        host = _normalise(
+            request.host, without_network=config.network_disabled, default_log=self._default_log
+        )
         argv = command_line(config)
         check_config(config, host)
         check_health_config(config, host)
@@ -279,7 +283,7 @@ def check_config(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidParameter(f"invalid cgroup parent: {host.cgroup_parent!r}")
     if host.uts_mode == "host" and config.hostname:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
-    parse_log_config(host.log_config)
+    check_log_config(host.log_config)
     if host.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     if not -1000 <= host.oom_score_adj <= 1000:
@@ -317,7 +321,7 @@ def event_attributes(container: Container) -> dict[str, str]:
     return {**(container.config.labels or {}), "image": container.image_ref, "name": container.name}
 
 
-def _normalise(host: HostConfig, *, without_network: bool) -> HostConfig:
+def _normalise(host: HostConfig, *, without_network: bool, default_log: LogConfig) -> HostConfig:
     network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
     if without_network:
         network_mode = "none"
@@ -325,7 +329,7 @@ def _normalise(host: HostConfig, *, without_network: bool) -> HostConfig:
         host,
         network_mode=network_mode,
         shm_size=host.shm_size or 64 * 1024 * 1024,
-        log_config=replace_struct(host.log_config, type=host.log_config.type or "json-file"),
+        log_config=merge_log_config(host.log_config, default_log),
     )
 
 

@@ -28,6 +28,7 @@ from proa.engine.isolation import Hulls
 from proa.engine.launcher import Launcher
 from proa.engine.lifecycle import Lifecycle
 from proa.engine.log_files import LogKeeper
+from proa.engine.log_shipping import LogShipping
 from proa.engine.machines.machines import Machines
 from proa.engine.networks import Networks
 from proa.engine.queries import Queries
@@ -41,6 +42,7 @@ from proa.engine.updates import Updates
 from proa.engine.volumes import Volumes
 from proa.host.database import Database
 from proa.image.images import Images as ImageStore
+from proa.model.config import LogConfig
 from proa.network.networks import Networks as NetworkStore
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
@@ -87,10 +89,9 @@ def build_engine(
     """Wire the use cases. ``tasks`` owns what watches the running containers."""
     registry, units = Registry(stores.db), Units()
     execs = Execs(registry=registry, units=units, events=events, tasks=tasks)
+    shipping = LogShipping(registry=registry, units=units, tasks=tasks)
     launcher = _build_launcher(stores, registry=registry, hulls=hulls)
-    lifecycle = _build_lifecycle(
-        registry=registry, units=units, launcher=launcher, execs=execs, events=events, tasks=tasks
-    )
+    lifecycle = _build_lifecycle(registry, units, launcher, execs, shipping, events, tasks)
     removal = Removal(
         registry=registry,
         units=units,
@@ -103,7 +104,7 @@ def build_engine(
     lifecycle.on_auto_remove = removal.remove_automatically
     queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
     removal.on_removed = execs.forget_container
-    creation = _build_creation(stores, registry=registry, hulls=hulls, events=events)
+    creation = _build_creation(stores, registry, hulls, events, facts.default_log)
     images = Images(store=stores.images, registry=registry, events=events)
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
@@ -155,6 +156,7 @@ def build_engine(
             networks=stores.networks,
             images=stores.images,
             roots=stores.roots,
+            shipping=shipping,
         ),
     )
 
@@ -202,7 +204,9 @@ def _build_launcher(stores: Stores, *, registry: Registry, hulls: Hulls) -> Laun
     )
 
 
-def _build_creation(stores: Stores, *, registry: Registry, hulls: Hulls, events: EventBus) -> Creation:
+def _build_creation(
+    stores: Stores, registry: Registry, hulls: Hulls, events: EventBus, default_log: LogConfig
+) -> Creation:
     return Creation(
         registry=registry,
         images=stores.images,
@@ -211,15 +215,16 @@ def _build_creation(stores: Stores, *, registry: Registry, hulls: Hulls, events:
         hulls=hulls,
         events=events,
         containers_dir=stores.containers_dir,
+        default_log=default_log,
     )
 
 
 def _build_lifecycle(
-    *,
     registry: Registry,
     units: Units,
     launcher: Launcher,
     execs: Execs,
+    shipping: LogShipping,
     events: EventBus,
     tasks: TaskGroup,
 ) -> Lifecycle:
@@ -232,6 +237,7 @@ def _build_lifecycle(
         tasks=tasks,
         health=health,
         logs=LogKeeper(tasks),
+        shipping=shipping,
     )
     health.stop, health.restart = lifecycle.stop, lifecycle.restart
     return lifecycle

@@ -28,6 +28,7 @@ from proa.engine.health_checks import HealthChecks
 from proa.engine.launcher import Launcher
 from proa.engine.log_files import LogKeeper, begin
 from proa.engine.log_options import parse_log_config
+from proa.engine.log_shipping import LogShipping
 from proa.engine.registry import Registry
 from proa.engine.restarts import count_short_runs, restart_delay_s, wants_restart
 from proa.engine.signals import parse_signal
@@ -56,6 +57,7 @@ class Lifecycle:
         tasks: TaskGroup,
         health: HealthChecks,
         logs: LogKeeper,
+        shipping: LogShipping,
     ) -> None:
         self._registry = registry
         self._units = units
@@ -64,6 +66,7 @@ class Lifecycle:
         self._tasks = tasks
         self._health = health
         self._logs = logs
+        self._shipping = shipping
         self.on_auto_remove: Callable[[Container], Awaitable[None]] | None = None
 
     # --- what users ask ---
@@ -243,6 +246,7 @@ class Lifecycle:
         # A client that hangs up must not leave half a container: the start is finished or undone.
         with anyio.CancelScope(shield=True):
             try:
+                await self._shipping.check(container)
                 self._keep_log(container)
                 launched = await self._launcher.launch(unit, container)
             except (EngineError, OSError) as error:
@@ -268,6 +272,7 @@ class Lifecycle:
                 ports=launched.ports,
             )
             self._registry.put(running)
+        self._shipping.watch(running)
         for endpoint in launched.endpoints:
             self._publish_network("connect", endpoint.network_id, running)
         self._publish_volumes("mount", running)

@@ -15,19 +15,22 @@ from dataclasses import dataclass
 from proa.engine.container import Container
 from proa.model.config import LogConfig
 from proa.model.errors import InvalidParameter
+from proa.shipping import drivers, syslog
+from proa.shipping.lines import Source
 
 MIB = 1 << 20
 _FIELD = re.compile(r"\{\{\s*\.(\w+)\s*\}\}")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_MISSING = {
-    "syslog": "nothing forwards logs while the daemon is away",
-    "journald": "nothing forwards logs while the daemon is away",
-}
 _NETWORK_DRIVERS = ("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "splunk")
 _ROTATION = ("max-size", "max-file", "compress")
+_ATTRIBUTES = ("labels", "labels-regex", "env", "env-regex", "tag")
+# Of shipped logs the file is what Docker calls a cache: what docker logs reads.
+_CACHE = {"max-size": "cache-max-size", "max-file": "cache-max-file", "compress": "cache-compress"}
 _OPTIONS = {
-    "json-file": frozenset({*_ROTATION, "labels", "labels-regex", "env", "env-regex", "tag"}),
+    "json-file": frozenset({*_ROTATION, *_ATTRIBUTES}),
+    "journald": frozenset({*_ATTRIBUTES, *_CACHE.values(), "cache-disabled"}),
+    "syslog": frozenset({*_ATTRIBUTES, *_CACHE.values(), "cache-disabled", *syslog.OPTIONS}),
     "local": frozenset(_ROTATION),
     "none": frozenset[str](),
 }
@@ -45,7 +48,7 @@ class LogPolicy:
 
 _DEFAULTS = {
     "json-file": LogPolicy(max_bytes=10 * MIB, max_files=3, compress=False),
-    "local": LogPolicy(max_bytes=20 * MIB, max_files=5, compress=True),
+    **dict.fromkeys(("local", *drivers.NAMES), LogPolicy(max_bytes=20 * MIB, max_files=5, compress=True)),
     "none": LogPolicy(max_bytes=0, max_files=1, compress=False),
 }
 
@@ -53,8 +56,6 @@ _DEFAULTS = {
 def parse_log_config(config: LogConfig) -> LogPolicy:
     """Return the bound of a log. Raises InvalidParameter for drivers and options that there are not."""
     driver = config.type or "json-file"
-    if driver in _MISSING:
-        raise InvalidParameter(f"logger: the log driver '{driver}' is not supported: {_MISSING[driver]}")
     if driver not in _OPTIONS:
         hint = ": proa sends logs to no network" if driver in _NETWORK_DRIVERS else ""
         raise InvalidParameter(f"logger: no log driver named '{driver}' is registered{hint}")
@@ -62,8 +63,10 @@ def parse_log_config(config: LogConfig) -> LogPolicy:
     for name in options:
         if name not in _OPTIONS[driver] and name not in _COMMON:
             raise InvalidParameter(f"unknown log opt '{name}' for {driver} log driver")
-    _check_mode(options)
+    _check_mode(driver, options)
     _check_patterns(options)
+    if driver in drivers.NAMES:
+        options = {name: options[cache] for name, cache in _CACHE.items() if cache in options}
     default = _DEFAULTS[driver]
     max_bytes = _parse_size(options["max-size"]) if "max-size" in options else default.max_bytes
     max_files = _parse_count(options["max-file"]) if "max-file" in options else default.max_files
@@ -71,6 +74,37 @@ def parse_log_config(config: LogConfig) -> LogPolicy:
     if "compress" in options and compress and (max_files < 2 or not max_bytes):
         raise InvalidParameter("compress cannot be true when max-file is less than 2 or max-size is not set")
     return LogPolicy(max_bytes=max_bytes, max_files=max_files, compress=compress and max_files > 1)
+
+
+def merge_log_config(asked: LogConfig, default: LogConfig) -> LogConfig:
+    """Return the driver and options of a container: the daemon's, as far as it names no others."""
+    if asked.type not in ("", default.type):
+        return asked
+    return LogConfig(type=default.type, config={**(default.config or {}), **(asked.config or {})} or None)
+
+
+def check_log_config(config: LogConfig) -> None:
+    """Raise InvalidParameter for what a container cannot be made with."""
+    parse_log_config(config)
+    if config.type in drivers.NAMES:
+        drivers.check(config.type, config.config or {})
+
+
+def ships(container: Container) -> bool:
+    """Tell whether the container's log is sent elsewhere."""
+    return container.host_config.log_config.type in drivers.NAMES
+
+
+def log_source(container: Container) -> Source:
+    """Return how the container is called where its log is sent."""
+    extra = log_attributes(container)
+    return Source(
+        container_id=container.id,
+        container_name=container.name,
+        image_name=container.image_ref,
+        tag=extra.pop("tag", "") or container.id[:12],
+        extra=extra,
+    )
 
 
 def log_attributes(container: Container) -> dict[str, str]:
@@ -113,10 +147,16 @@ def _check_patterns(options: Mapping[str, str]) -> None:
             raise InvalidParameter(f"invalid value for {name}: {error}") from error
 
 
-def _check_mode(options: dict[str, str]) -> None:
+def _check_mode(driver: str, options: Mapping[str, str]) -> None:
     mode = options.get("mode", "blocking")
     if mode not in ("blocking", "non-blocking"):
         raise InvalidParameter(f"logger: logging mode not supported: {mode}")
+    if _parse_bool(options.get("cache-disabled") or "false"):
+        raise InvalidParameter(
+            "logger: cache-disabled is not supported: what is shipped is read from the file"
+        )
+    if driver in drivers.NAMES:
+        return  # the file is the buffer, and never blocks
     if mode == "non-blocking":
         raise InvalidParameter("logger: mode non-blocking is not supported: files are always written in time")
     if "max-buffer-size" in options:

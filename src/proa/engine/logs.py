@@ -13,25 +13,21 @@ Source: conmon, "k8s-file"; Engine API, ContainerLogs.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 import anyio
-from inotify_simple import INotify, flags
 
 from proa.engine.log_files import Part, list_files
+from proa.engine.log_tail import CHUNK_BYTES, End, grow, unpack
 from proa.runtime.seam import StreamId
 
-_CHUNK = 64 * 1024
 _TAIL_BLOCK = 64 * 1024
-_STREAMS = {b"stdout": StreamId.STDOUT, b"stderr": StreamId.STDERR}
+STREAMS = {b"stdout": StreamId.STDOUT, b"stderr": StreamId.STDERR}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +53,8 @@ class LogRecord:
     data: bytes
 
 
-async def read_log(
-    path: Path, query: LogQuery, ended: Callable[[], bool], wait_ended: Callable[[], Awaitable[object]]
-) -> AsyncIterator[LogRecord]:
-    """Yield the records asked for; with ``follow`` until the container has ended and all has been read.
-
-    :param ended: whether the container has ended by now.
-    :param wait_ended: waits for its end.
-    """
+async def read_log(path: Path, query: LogQuery, end: End) -> AsyncIterator[LogRecord]:
+    """Yield the records asked for; with ``follow`` until the container has ended and all has been read."""
     if query.follow and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -73,7 +63,7 @@ async def read_log(
         opened = await anyio.to_thread.run_sync(_open_all, parts, query, files)
         parser = _Parser(query)
         for file in opened:
-            while chunk := file.read(_CHUNK):
+            while chunk := file.read(CHUNK_BYTES):
                 for record in parser.feed(chunk):
                     yield record
                 await anyio.lowlevel.checkpoint()
@@ -82,8 +72,9 @@ async def read_log(
         if not query.follow or not opened:
             return
         done = max(part.number for part in parts)
-        async for chunk in _grow(path, opened[-1].fileno(), done, ended, wait_ended):
-            for record in parser.feed(chunk):
+        fd = opened[-1].fileno()
+        async for piece in grow(path, fd, number=parts[-1].number, done=done, end=end):
+            for record in parser.feed(piece.data):
                 yield record
             if parser.past_until:
                 return
@@ -109,7 +100,7 @@ class _Parser:
         self._rest = b""
         self._wanted = {
             name
-            for name, stream in _STREAMS.items()
+            for name, stream in STREAMS.items()
             if (query.stdout if stream is StreamId.STDOUT else query.stderr)
         }
         self._in_line: dict[bytes, bool] = {}  # a stream whose last record was partial
@@ -127,7 +118,7 @@ class _Parser:
 
     def _parse(self, line: bytes) -> LogRecord | None:
         parts = line.split(b" ", 3)
-        if len(parts) != 4 or parts[1] not in _STREAMS:
+        if len(parts) != 4 or parts[1] not in STREAMS:
             return None  # a line cut by a crash of the writer
         time, stream, tag, text = parts
         if stream not in self._wanted:
@@ -148,7 +139,7 @@ class _Parser:
             data = query.prefix + data
         if query.timestamps and not continues:
             data = _docker_time(time) + b" " + data
-        return LogRecord(stream=_STREAMS[stream], data=data)
+        return LogRecord(stream=STREAMS[stream], data=data)
 
 
 def _docker_time(time: bytes) -> bytes:
@@ -175,7 +166,7 @@ def _open_all(parts: Sequence[Part], query: LogQuery, files: contextlib.ExitStac
         except FileNotFoundError:  # dropped, or compressed, just now
             continue
         if part.is_compressed:
-            file = files.enter_context(_unpack(file))
+            file = files.enter_context(unpack(file))
         opened.append(file)
         if left is not None:
             offset, found = _tail_offset(file.fileno(), left, query)
@@ -184,14 +175,6 @@ def _open_all(parts: Sequence[Part], query: LogQuery, files: contextlib.ExitStac
             if not left and not query.follow:
                 break
     return opened[::-1]
-
-
-def _unpack(packed: BinaryIO) -> BinaryIO:
-    plain = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    with gzip.open(packed) as source:
-        shutil.copyfileobj(source, plain, 1 << 20)
-    plain.seek(0)
-    return plain
 
 
 def _tail_offset(fd: int, tail: int, query: LogQuery) -> tuple[int, int]:
@@ -204,7 +187,7 @@ def _tail_offset(fd: int, tail: int, query: LogQuery) -> tuple[int, int]:
         return end, 0
     wanted = tuple(
         name
-        for name, stream in _STREAMS.items()
+        for name, stream in STREAMS.items()
         if (query.stdout if stream is StreamId.STDOUT else query.stderr)
     )
     position, carry, found = end, b"", 0
@@ -229,59 +212,3 @@ def _tail_offset(fd: int, tail: int, query: LogQuery) -> tuple[int, int]:
 def _ends_line(line: bytes, wanted: tuple[bytes, ...]) -> bool:
     parts = line.split(b" ", 3)
     return len(parts) == 4 and parts[1] in wanted and parts[2][:1] == b"F"
-
-
-async def _grow(
-    path: Path, fd: int, done: int, ended: Callable[[], bool], wait_ended: Callable[[], Awaitable[object]]
-) -> AsyncIterator[bytes]:
-    """Yield what is appended until the container has ended and nothing more is there.
-
-    :param fd: the newest file, and ``done`` the highest number there was when it was opened.
-    """
-    with INotify() as watch, contextlib.ExitStack() as files:
-        watch.add_watch(str(path.parent), flags.MOVED_TO | flags.CREATE)
-        watch.add_watch(f"/proc/self/fd/{fd}", flags.MODIFY | flags.CLOSE_WRITE)
-        while True:
-            # Asked before the read: what was written before the end is then surely read.
-            is_last = ended()
-            while chunk := os.read(fd, _CHUNK):
-                yield chunk
-            following, done = _next_file(path, os.fstat(fd).st_ino, done)
-            if following is not None:
-                while chunk := os.read(fd, _CHUNK):  # nobody writes there any more
-                    yield chunk
-                files.close()  # a dropped file is gone only when nobody has it open
-                fd = files.enter_context(following).fileno()
-                watch.add_watch(f"/proc/self/fd/{fd}", flags.MODIFY | flags.CLOSE_WRITE)
-                continue
-            if is_last:
-                return
-            await _first_of(lambda: anyio.wait_readable(watch.fileno()), wait_ended)
-            watch.read(timeout=0)
-
-
-def _next_file(path: Path, inode: int, done: int) -> tuple[BinaryIO | None, int]:
-    """Open the file that came after the one read; None when it is the present one.
-
-    :param done: the highest number of those that have been read; returned anew.
-    """
-    for part in list_files(path):
-        if part.inode == inode:
-            done = max(done, part.number)
-        elif not part.number or part.number > done:
-            with contextlib.suppress(FileNotFoundError):
-                plain = part.path.open("rb")
-                return (_unpack(plain) if part.is_compressed else plain), max(done, part.number)
-    return None, done
-
-
-async def _first_of(*waits: Callable[[], Awaitable[object]]) -> None:
-    """Return when one of them has."""
-    async with anyio.create_task_group() as group:
-
-        async def run(wait: Callable[[], Awaitable[object]]) -> None:
-            await wait()
-            group.cancel_scope.cancel()
-
-        for wait in waits:
-            group.start_soon(run, wait)

@@ -16,6 +16,7 @@ import anyio
 from proa.engine.container import Container, State
 from proa.engine.isolation import Hulls
 from proa.engine.lifecycle import Lifecycle
+from proa.engine.log_shipping import LogShipping
 from proa.engine.registry import Registry
 from proa.engine.removal import Removal
 from proa.engine.restarts import wants_start_at_boot
@@ -44,6 +45,7 @@ class Restore:
         networks: Networks,
         images: Images,
         roots: Roots,
+        shipping: LogShipping,
     ) -> None:
         self._registry = registry
         self._units = units
@@ -54,6 +56,7 @@ class Restore:
         self._images = images
         self._roots = roots
         self.attached_elsewhere: Callable[[], Sequence[str]] = tuple  # ids of machines that hold networks
+        self._shipping = shipping
 
     async def find_all(self) -> None:
         """Adopt what runs and clean up after what does not."""
@@ -73,6 +76,7 @@ class Restore:
         async with anyio.create_task_group() as group:
             for container in self._registry:
                 group.start_soon(one, container)
+        self._shipping.resume()
         attached = [container.id for container in self._registry if container.is_alive]
         await self._networks.cleanup([*attached, *self.attached_elsewhere()])
         await self._images.release_all_but([container.id for container in self._registry])

@@ -25,9 +25,11 @@ from proa.engine.queries import Queries
 from proa.engine.registries import Registries
 from proa.engine.registry import Registry
 from proa.engine.volumes import Volumes
+from proa.model.config import LogConfig
 from proa.model.image import Image
 from proa.model.registry import RegistrySettings
 from proa.model.volume import Volume
+from proa.shipping import drivers
 
 _EVENT_FILTERS = frozenset(("container daemon event image isolation label network scope type volume").split())
 
@@ -39,6 +41,7 @@ class HostFacts:
     :ivar accelerator: "kvm" or "tcg", and ``accelerator_reason`` why; "" when there is no VM hull.
     :ivar cgroup_version: "1" or "2"; ``cgroup_driver`` is always cgroupfs.
     :ivar tools: versions of the programs proa runs, by name.
+    :ivar default_log: of containers that name no driver; told by the daemon's command line.
     """
 
     engine_id: str
@@ -49,6 +52,7 @@ class HostFacts:
     tools: Mapping[str, str] | None = None
     security_options: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    default_log: LogConfig = field(default_factory=lambda: LogConfig(type="json-file"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,8 @@ class Info:
     event_listeners: int
     open_files: int
     registries: RegistrySettings = field(default_factory=RegistrySettings)
+    log_drivers: Sequence[str] = ()
+    default_log_driver: str = ""
     proxies: Sequence[str] = ("", "", "")  # for http, for https, and the hosts that need none
 
 
@@ -171,6 +177,8 @@ class System:
             event_listeners=self._events.subscribers,
             registries=self._registries.settings,
             proxies=self._registries.proxies,
+            log_drivers=("json-file", "local", "none", *drivers.available()),
+            default_log_driver=facts.default_log.type,
             open_files=sum(1 for _ in Path("/proc/self/fd").iterdir()),
         )
 

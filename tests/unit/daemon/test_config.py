@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's command line: registries."""
+"""The daemon's command line: registries, logs."""
 
 from __future__ import annotations
 
@@ -38,3 +38,18 @@ def test_what_makes_no_sense(option: str, value: str, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         parse_config([option, value])
     assert "invalid" in capsys.readouterr().err
+
+
+def test_logs() -> None:
+    assert parse_config([]).default_log.type == "json-file"
+    config = parse_config(
+        ["--log-driver", "syslog", "--log-opt", "syslog-address=udp://h", "--log-opt", "tag=x"]
+    )
+    assert config.default_log.type == "syslog"
+    assert config.default_log.config == {"syslog-address": "udp://h", "tag": "x"}
+
+
+def test_logs_that_make_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_config(["--log-driver", "syslog", "--log-opt", "syslog-address=ftp://h"])
+    assert "unsupported scheme: 'ftp'" in capsys.readouterr().err

@@ -10,7 +10,8 @@ import anyio
 import pytest
 
 from proa.engine.log_files import LogKeeper, begin, keep, list_files, remove_all, used_bytes
-from proa.engine.log_options import LogPolicy, parse_log_config
+from proa.engine.log_options import LogPolicy, merge_log_config, parse_log_config
+from proa.engine.log_tail import End
 from proa.engine.logs import LogQuery, LogRecord, read_log
 from proa.model.config import LogConfig
 from proa.model.errors import InvalidParameter
@@ -54,7 +55,7 @@ def read(path: Path, query: LogQuery | None = None) -> AsyncIterator[LogRecord]:
     async def never() -> None:
         await anyio.sleep_forever()
 
-    return read_log(path, query or LogQuery(), lambda: True, never)
+    return read_log(path, query or LogQuery(), End(lambda: True, never))
 
 
 def fill(path: Path, files: int, policy: LogPolicy = POLICY) -> Writer:
@@ -105,7 +106,7 @@ async def test_followers_get_every_line_once(path: Path, named: bool) -> None:
     ended, got = anyio.Event(), list[int]()
 
     async def follow() -> None:
-        async for record in read_log(path, LogQuery(follow=True), ended.is_set, ended.wait):
+        async for record in read_log(path, LogQuery(follow=True), End(ended.is_set, ended.wait)):
             got.append(int(record.data))
 
     async with anyio.create_task_group() as group:
@@ -168,10 +169,20 @@ def test_bounds() -> None:
         ("json-file", {"compress": "true", "max-file": "1"}, "compress cannot be true when max-file is less"),
         ("json-file", {"mode": "fast"}, "logger: logging mode not supported: fast"),
         ("json-file", {"max-buffer-size": "1m"}, "only supported with 'mode=non-blocking'"),
-        ("syslog", {}, "log driver 'syslog' is not supported"),
+        ("syslog", {"max-size": "1m"}, "unknown log opt 'max-size' for syslog log driver"),
+        ("journald", {"syslog-address": "x"}, "unknown log opt 'syslog-address' for journald log driver"),
+        ("syslog", {"cache-disabled": "true"}, "cache-disabled is not supported"),
         ("fluentd", {}, "logger: no log driver named 'fluentd' is registered"),
     ],
 )
 def test_bad_options(driver: str, options: dict[str, str], sentence: str) -> None:
     with pytest.raises(InvalidParameter, match=sentence):
         parse_log_config(LogConfig(type=driver, config=options))
+
+
+def test_the_daemons_defaults() -> None:
+    default = LogConfig(type="json-file", config={"max-size": "1m", "max-file": "2"})
+    assert merge_log_config(LogConfig(), default) == default
+    asked = LogConfig(type="json-file", config={"max-size": "5m"})
+    assert merge_log_config(asked, default).config == {"max-size": "5m", "max-file": "2"}
+    assert merge_log_config(LogConfig(type="local"), default) == LogConfig(type="local")

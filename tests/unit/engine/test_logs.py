@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proa.engine.log_tail import End
 from proa.engine.logs import LogQuery, parse_time_ns, read_log
 from proa.runtime.seam import StreamId
 
@@ -25,7 +26,7 @@ async def read(path: Path, query: LogQuery) -> list[tuple[StreamId, bytes]]:
     async def never() -> None:
         await anyio.sleep_forever()
 
-    return [(record.stream, record.data) async for record in read_log(path, query, lambda: True, never)]
+    return [(record.stream, record.data) async for record in read_log(path, query, End(lambda: True, never))]
 
 
 async def test_all(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ async def test_follow_sees_what_comes_and_ends(tmp_path: Path) -> None:
     got: list[bytes] = []
 
     async def follow() -> None:
-        async for record in read_log(path, LogQuery(follow=True), ended.is_set, ended.wait):
+        async for record in read_log(path, LogQuery(follow=True), End(ended.is_set, ended.wait)):
             got.append(record.data)
             if len(got) == 2:
                 ended.set()

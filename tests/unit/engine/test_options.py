@@ -168,6 +168,7 @@ SAMPLES: dict[str, Any] = {
     "HostConfig.LogConfig none": {"Type": "none"},
     "HostConfig.LogConfig max-size": {"Type": "json-file", "Config": {"max-size": "1m"}},
     "HostConfig.LogConfig syslog": {"Type": "syslog"},
+    "HostConfig.LogConfig fluentd": {"Type": "fluentd"},
     "HostConfig.RestartPolicy": {"Name": "always"},
     "HostConfig.AutoRemove": True,
     "HostConfig.Init": True,

@@ -12,6 +12,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -84,7 +85,8 @@ class OciProcess:
             code=STATUS_UNKNOWN, finished_at_ns=time.time_ns()
         )
         self._ended.set()
-        shutil.rmtree(self._plan.directory, ignore_errors=True)
+        # In a thread: whoever waits for the end need not wait for this.
+        await anyio.to_thread.run_sync(partial(shutil.rmtree, self._plan.directory, ignore_errors=True))
 
 
 async def start_process(

@@ -10,7 +10,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 stamp=$(sha256sum <"$0")
 [ "$stamp" = "$(cat "$lib/test-guest/stamp" 2>/dev/null)" ] && exit 0
 
-"$here/apt.sh" kmod cpio xz-utils busybox-static
+# liburing and others: what qemu-ga is linked with, as QEMU is.
+"$here/apt.sh" kmod cpio xz-utils busybox-static liburing2 libglib2.0-0 libudev1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work" # apt's own user writes into it
@@ -23,12 +24,17 @@ version=$(basename "$work"/deb/lib/modules/*)
 depmod -b "$work/deb" "$version"
 cp "$work/deb/boot/vmlinuz-$version" "$lib/test-guest.new/vmlinuz"
 
-mkdir -p "$work/root"/{bin,dev,proc,sys,www,etc,mnt,modules}
+mkdir "$work/agent"
+(cd "$work/agent" && apt-get -q download -o APT::Sandbox::User=root qemu-guest-agent >/dev/null && dpkg-deb -x ./*.deb .)
+mkdir -p "$work/root"/{bin,dev,proc,sys,www,etc,mnt,modules,run,var}
+ln -s ../run "$work/root/var/run"
 cp /bin/busybox "$work/root/bin/busybox"
+cp "$work/agent/usr/sbin/qemu-ga" "$work/root/bin/qemu-ga"
+ldd "$work/root/bin/qemu-ga" | grep -o '/[^ ]*' | while read -r file; do install -D "$file" "$work/root$file"; done
 for applet in sh mount insmod ip udhcpc httpd wget cat echo hostname sleep grep poweroff reboot ls nslookup; do
     ln -s busybox "$work/root/bin/$applet"
 done
-modprobe -d "$work/deb" -S "$version" --show-depends -a virtio_pci virtio_net virtio_blk button evdev iso9660 |
+modprobe -d "$work/deb" -S "$version" --show-depends -a virtio_pci virtio_net virtio_blk virtio_console button evdev iso9660 |
     while read -r kind file _; do
         [ "$kind" = insmod ] || continue
         name=$(basename "$file")
@@ -63,6 +69,7 @@ for card in /sys/class/net/eth*; do
     udhcpc -q -n -t 10 -T 1 -O mtu -i "${card##*/}" -s /dhcp 2>/dev/null | grep guest:
 done
 httpd -h /www
+for port in /dev/vport*; do qemu-ga -m virtio-serial -p "$port" >/dev/null 2>&1 & done
 # The power button's event device: any of its bytes means that it was pressed.
 for event in /dev/input/event*; do
     [ -e "$event" ] && (dd bs=24 count=1 <"$event" >/dev/null 2>&1 && poweroff -f) &

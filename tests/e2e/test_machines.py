@@ -20,7 +20,7 @@ import pytest
 from tests.support.daemon import LIB, PROA, Daemon
 
 GUEST = LIB / "test-guest"
-UP_S = 90.0  # a guest of ours needs ten seconds under emulation on a busy host
+UP_S = 40.0  # a guest of ours needs ten seconds under emulation on a busy host
 LINUX = (
     "--kernel",
     str(GUEST / "vmlinuz"),
@@ -122,6 +122,52 @@ def test_a_linux_guest(daemon: Daemon, machine: str, network: str, tmp_path: Pat
     assert (found["State"], found["Reason"]) == ("stopped", "the guest powered off")
     assert found["Networks"] == []
     assert daemon.proa("vm", "stop", machine).out.strip() == machine  # as it is already
+
+
+def test_a_guest_agent_runs_commands(daemon: Daemon, machine: str) -> None:
+    create(daemon, machine, *LINUX, "--network", "none", "--start")
+    wait_for_console(daemon, machine, "guest: up")
+    wait_for(
+        lambda: daemon.proa("vm", "exec", machine, "/bin/busybox", "true", check=False).status == 0,
+        "the agent answers",
+    )
+    script = "read line; echo got $line $WORD; echo bad >&2; exit 3"
+    words = ("vm", "exec", "-i", "-e", "WORD=you", machine, "/bin/sh", "-c", script)
+    done = daemon.proa(*words, stdin="me\n", check=False)
+    assert (done.status, done.out, done.err) == (3, "got me you\n", "bad\n")
+    big = daemon.proa("vm", "exec", machine, "/bin/busybox", "seq", "200000").out
+    assert big.endswith("\n200000\n")
+    missing = daemon.proa("vm", "exec", machine, "/nowhere", check=False)
+    assert missing.status == 1
+    assert "No such file" in missing.err
+    late = daemon.proa("vm", "exec", "-t", "1", machine, "/bin/sleep", "60", check=False)
+    assert "did not end within 1 s" in late.err
+
+
+def test_snapshots(daemon: Daemon, machine: str) -> None:
+    create(daemon, machine, *LINUX, "--network", "none", "--disk", "4m", "--disk", "4m")
+    daemon.proa("vm", "snapshot", "create", machine, "empty")
+    assert daemon.proa("vm", "snapshot", "create", machine, "empty", check=False).status == 1
+    daemon.proa("vm", "start", machine)
+    wait_for_console(daemon, machine, "guest: up")
+    write = "echo {0} >/dev/vda; sync; X={0}; echo done {0}\n"
+    read = "echo is $X in $(grep -c {} /dev/vda)\n"
+    type_and_read(daemon, machine, write.format("first"), "done first")
+    daemon.proa("vm", "snapshot", "create", machine, "running")
+    type_and_read(daemon, machine, write.format("other"), "done other")
+    daemon.proa("vm", "snapshot", "restore", machine, "running")
+    type_and_read(daemon, machine, read.format("first"), "is first in 1")
+    listed = daemon.proa("vm", "snapshot", "ls", machine).out.splitlines()
+    assert [line.split()[0] for line in listed[1:]] == ["empty", "running"]
+    assert "stop" in daemon.proa("vm", "snapshot", "restore", machine, "empty", check=False).err
+    daemon.proa("vm", "snapshot", "rm", machine, "running")
+    daemon.proa("vm", "kill", machine)
+    daemon.proa("vm", "snapshot", "restore", machine, "empty")
+    daemon.proa("vm", "snapshot", "rm", machine, "empty")
+    assert "no snapshot" in daemon.proa("vm", "snapshot", "rm", machine, "empty", check=False).err
+    daemon.proa("vm", "start", machine)
+    wait_for(lambda: daemon.proa("vm", "logs", machine).out.count("guest: up") == 2, "it is up again")
+    type_and_read(daemon, machine, "echo has $(grep -c first /dev/vda)\n", "has 0")
 
 
 def type_and_read(daemon: Daemon, machine: str, typed: str, wanted: str) -> str:

@@ -13,7 +13,9 @@ from proa.api.streams import detach_keys, hijack_type, pump
 from proa.engine.filters import Filters
 from proa.engine.machines.machines import MachineChange, MachineView
 from proa.host.cgroup_usage import Usage
+from proa.machines.agent import GuestResult
 from proa.machines.running import VncAccess
+from proa.machines.snapshots import Snapshot
 from proa.model.config import PortBinding
 from proa.model.errors import InvalidParameter
 from proa.model.machine import Machine, MachineConfig, MachineDisk, MachineNic
@@ -55,6 +57,13 @@ class Backend(Protocol):
     async def rename(self, ref: str, name: str) -> None: ...
     async def remove(self, ref: str, *, force: bool) -> None: ...
     async def update(self, ref: str, change: MachineChange) -> None: ...
+    async def exec(
+        self, ref: str, command: Sequence[str], *, env: Sequence[str], stdin: bytes, timeout_s: float
+    ) -> GuestResult: ...
+    async def snapshots(self, ref: str) -> Sequence[Snapshot]: ...
+    async def save_snapshot(self, ref: str, name: str) -> None: ...
+    async def load_snapshot(self, ref: str, name: str) -> None: ...
+    async def delete_snapshot(self, ref: str, name: str) -> None: ...
     async def add_disk(self, ref: str, disk: MachineDisk) -> str: ...
     async def resize_disk(self, ref: str, name: str, size: int) -> None: ...
     async def remove_disk(self, ref: str, name: str) -> None: ...
@@ -87,6 +96,11 @@ class VmRoutes:
         router.add(routes.VM_DISK_ADD, self.add_disk)
         router.add(routes.VM_DISK_RESIZE, self.resize_disk)
         router.add(routes.VM_DISK_DELETE, self.remove_disk)
+        router.add(routes.VM_EXEC, self.exec)
+        router.add(routes.VM_SNAPSHOT_LIST, self.snapshots)
+        router.add(routes.VM_SNAPSHOT_SAVE, self.save_snapshot)
+        router.add(routes.VM_SNAPSHOT_LOAD, self.load_snapshot)
+        router.add(routes.VM_SNAPSHOT_DELETE, self.delete_snapshot)
         router.add(routes.VM_CONNECT, self.connect)
         router.add(routes.VM_DISCONNECT, self.disconnect)
 
@@ -134,6 +148,46 @@ class VmRoutes:
         stdio = self._backend.open_console(request.params["id"])
         raw = await request.hijack(hijack_type(request, tty=True))
         await pump(stdio, raw, tty=True, detach_keys=keys)
+
+    async def exec(self, request: Request) -> Response:
+        body = await request.json(wire.VmExec)
+        if body is None:
+            raise InvalidParameter("No exec command specified")
+        if not 1 <= body.timeout <= MAX_STOP_S:
+            raise InvalidParameter(f"a time-out of {body.timeout} seconds: 1 to {MAX_STOP_S} are possible")
+        done = await self._backend.exec(
+            request.params["id"], body.cmd, env=body.env or (), stdin=body.stdin, timeout_s=body.timeout
+        )
+        return json_response(
+            wire.VmExecResult(
+                exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr, truncated=done.truncated
+            )
+        )
+
+    # --- snapshots ---
+
+    async def snapshots(self, request: Request) -> Response:
+        found = await self._backend.snapshots(request.params["id"])
+        shapes = [
+            wire.VmSnapshot(name=one.name, created=_time(one.created_at_ns), memory_bytes=one.memory_bytes)
+            for one in found
+        ]
+        return json_response(shapes)
+
+    async def save_snapshot(self, request: Request) -> Response:
+        body = await request.json(wire.VmSnapshotSave)
+        if body is None:
+            raise InvalidParameter("the Name of the snapshot is missing")
+        await self._backend.save_snapshot(request.params["id"], body.name)
+        return Response(status=201)
+
+    async def load_snapshot(self, request: Request) -> Response:
+        await self._backend.load_snapshot(request.params["id"], request.params["snapshot"])
+        return NO_CONTENT
+
+    async def delete_snapshot(self, request: Request) -> Response:
+        await self._backend.delete_snapshot(request.params["id"], request.params["snapshot"])
+        return NO_CONTENT
 
     # --- life ---
 

@@ -25,6 +25,10 @@ from proa.wire.vms import (
     VmCreated,
     VmDiskAdded,
     VmDiskResize,
+    VmExec,
+    VmExecResult,
+    VmSnapshot,
+    VmSnapshotSave,
     VmStats,
     VmUpdate,
     VmVnc,
@@ -363,6 +367,89 @@ def ssh(ctx: click.Context, name: str, user: str, command: tuple[str, ...]) -> N
         os.execvp("ssh", [*words, f"{user}@{address}" if user else address, *command])
     except FileNotFoundError:
         raise click.ClickException("ssh is not installed: apt install openssh-client") from None
+
+
+@vm.command("exec", context_settings={"ignore_unknown_options": True})
+@click.option("-e", "--env", multiple=True, metavar="KEY=VALUE", help="Set environment variables")
+@click.option("-i", "--interactive", is_flag=True, help="Pass standard input, read to its end first")
+@click.option("-t", "--timeout", type=int, default=60, help="Seconds to wait for it [60]")
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def exec_(
+    ctx: click.Context,
+    name: str,
+    command: tuple[str, ...],
+    env: tuple[str, ...],
+    interactive: bool,
+    timeout: int,
+) -> None:
+    """Run COMMAND in a guest by its qemu-guest-agent, and print what it wrote when it has ended."""
+    body = VmExec(
+        cmd=list(command),
+        env=list(env) or None,
+        stdin=sys.stdin.buffer.read() if interactive else b"",
+        timeout=timeout,
+    )
+    done = get_client(ctx).call(routes.VM_EXEC, body=body, returns=VmExecResult, id=name)
+    sys.stdout.buffer.write(done.stdout)
+    sys.stdout.buffer.flush()
+    sys.stderr.buffer.write(done.stderr)
+    if done.truncated:
+        click.echo("(the guest agent kept only the beginning of the output)", err=True)
+    raise click.exceptions.Exit(done.exit_code)
+
+
+# --- snapshots ---
+
+
+@vm.group()
+def snapshot() -> None:
+    """Manage snapshots: of a running machine with its memory, of a stopped one of its disks."""
+
+
+@snapshot.command("create")
+@click.argument("name")
+@click.argument("snapshot")
+@click.pass_context
+def snapshot_create(ctx: click.Context, name: str, snapshot: str) -> None:
+    """Keep the present state of a machine."""
+    get_client(ctx).do(routes.VM_SNAPSHOT_SAVE, body=VmSnapshotSave(name=snapshot), id=name)
+
+
+@snapshot.command("ls")
+@click.argument("name")
+@click.pass_context
+def snapshot_list(ctx: click.Context, name: str) -> None:
+    """List the snapshots of a machine."""
+    found = get_client(ctx).call(routes.VM_SNAPSHOT_LIST, returns=list[VmSnapshot], id=name)
+    rows = [
+        {
+            "Name": one.name,
+            "Created": one.created,
+            "Memory": format_size(one.memory_bytes) if one.memory_bytes else "none",
+        }
+        for one in found
+    ]
+    print_rows(rows, (("NAME", "Name"), ("CREATED", "Created"), ("MEMORY", "Memory")), None)
+
+
+@snapshot.command("restore")
+@click.argument("name")
+@click.argument("snapshot")
+@click.pass_context
+def snapshot_restore(ctx: click.Context, name: str, snapshot: str) -> None:
+    """Go back to a snapshot; what has changed since is lost."""
+    get_client(ctx).do(routes.VM_SNAPSHOT_LOAD, id=name, snapshot=snapshot)
+
+
+@snapshot.command("rm")
+@click.argument("name")
+@click.argument("snapshot")
+@click.pass_context
+def snapshot_remove(ctx: click.Context, name: str, snapshot: str) -> None:
+    """Forget a snapshot."""
+    get_client(ctx).do(routes.VM_SNAPSHOT_DELETE, id=name, snapshot=snapshot)
 
 
 # --- disks and networks ---

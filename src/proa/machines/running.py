@@ -14,7 +14,7 @@ import os
 import secrets
 import signal
 import string
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,12 @@ from proa.host.cgroup import Cgroup, get_hierarchies
 from proa.host.cgroup_usage import Usage
 from proa.host.process import Spawned
 from proa.machines import plan as plans
+from proa.machines.agent import GuestResult, run_in_guest
 from proa.machines.console import BoundedLog, ConsoleStdio, SerialConsole
 from proa.machines.home import MachineHome
 from proa.machines.plan import Plan, Sockets
 from proa.machines.watch import Event, watch_events
-from proa.model.errors import EngineError, Internal, InvalidParameter, StartFailed
+from proa.model.errors import Conflict, EngineError, Internal, InvalidParameter, StartFailed
 from proa.model.machine import MachineId
 from proa.runtime.vm import qemu
 from proa.runtime.vm.home import Pid
@@ -94,6 +95,7 @@ class RunningMachine:
         self._child = child
         self._console = SerialConsole(home.run / "console", BoundedLog(home.data / "console.log"))
         self._cause = ""
+        self._is_speaking = False
         self.kill_wanted = False
         self.ended = anyio.Event()
         self.on_event: Callable[[str, Event], None] = lambda name, data: None
@@ -173,6 +175,20 @@ class RunningMachine:
         """Let a disk grow; the guest is told. Raises MonitorError."""
         async with self._monitor() as monitor:
             await monitor.execute("block_resize", {"node-name": name, "size": size})
+
+    async def exec(
+        self, command: Sequence[str], *, env: Sequence[str], stdin: bytes, timeout_s: float
+    ) -> GuestResult:
+        """Run a command by the guest's agent. Raises as ``agent.run_in_guest``."""
+        if self._is_speaking:
+            raise Conflict("another command is being run by the guest's agent: it runs one at a time")
+        self._is_speaking = True
+        try:
+            return await run_in_guest(
+                self._home.run / "agent", command, env=env, stdin=stdin, timeout_s=timeout_s
+            )
+        finally:
+            self._is_speaking = False
 
     # --- looking at it ---
 

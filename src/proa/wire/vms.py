@@ -76,3 +76,31 @@ class VmStats(ApiStruct, frozen=True, kw_only=True):
     memory_bytes: int
     read_bytes: int
     write_bytes: int
+
+
+class VmExec(ApiStruct, frozen=True, kw_only=True):
+    """A command for the guest's agent; ``stdin`` is base64 in JSON."""
+
+    cmd: list[str]
+    env: list[str] | None = None
+    stdin: bytes = b""
+    timeout: int = 60  # seconds
+
+
+class VmExecResult(ApiStruct, frozen=True, kw_only=True):
+    """What it wrote is base64 in JSON."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    truncated: bool = False
+
+
+class VmSnapshotSave(ApiStruct, frozen=True, kw_only=True):
+    name: str
+
+
+class VmSnapshot(ApiStruct, frozen=True, kw_only=True):
+    name: str
+    created: str
+    memory_bytes: int = 0  # 0: of the disks alone

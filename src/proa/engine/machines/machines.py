@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import SystemRandom
 
 import msgspec
@@ -18,11 +19,14 @@ from proa.engine.machines import request as requests
 from proa.engine.machines.lives import Lives
 from proa.engine.names import random_name
 from proa.host.cgroup_usage import Usage
+from proa.machines import snapshots
+from proa.machines.agent import GuestResult
 from proa.machines.console import BoundedLog, ConsoleStdio
 from proa.machines.driver import Driver
 from proa.machines.running import VncAccess
+from proa.machines.snapshots import Snapshot
 from proa.machines.store import MachineStore
-from proa.model.errors import InvalidParameter, NotFound, WrongState
+from proa.model.errors import InvalidParameter, NameInUse, NotFound, WrongState
 from proa.model.ids import new_id
 from proa.model.machine import Machine, MachineConfig, MachineDisk, MachineId, MachineNic, MachineState
 from proa.network.attach import Attached
@@ -177,6 +181,59 @@ class Machines:
                 config = msgspec.structs.replace(config, autostart=change.autostart)
             self._put_config(machine, config)
 
+    async def exec(
+        self, ref: str, command: Sequence[str], *, env: Sequence[str], stdin: bytes, timeout_s: float
+    ) -> GuestResult:
+        """Run a command by the guest's agent. Raises WrongState, Conflict (no agent), InvalidParameter."""
+        running = self._lives.running(self._store.get(ref))
+        return await running.exec(command, env=env, stdin=stdin, timeout_s=timeout_s)
+
+    # --- snapshots ---
+
+    async def snapshots(self, ref: str) -> Sequence[Snapshot]:
+        """Return a machine's snapshots, oldest first."""
+        paths = self._disk_paths(self._store.get(ref))
+        return await snapshots.list_of(paths[0]) if paths else []
+
+    async def save_snapshot(self, ref: str, name: str) -> None:
+        """Keep the disks, and of a running machine the memory. Raises NameInUse, InvalidParameter."""
+        requests.check_name(name)
+        async with self._lives.changing(self._store.get(ref)) as machine:
+            names = [disk.name for disk in machine.config.disks or ()]
+            snapshots.check_disks(names)
+            paths = self._disk_paths(machine)
+            if any(one.name == name for one in await snapshots.list_of(paths[0])):
+                raise NameInUse(f"virtual machine {machine.name} has a snapshot {name} already")
+            if machine.state.is_alive:
+                await snapshots.save(self._driver.home(machine.id).monitor, name, names)
+            else:
+                await snapshots.save_disks(paths, name)
+            self._lives.publish("snapshot", machine, {"snapshot": name})
+
+    async def load_snapshot(self, ref: str, name: str) -> None:
+        """Go back: while it runs with its memory, else the disks alone. Raises NotFound, WrongState."""
+        async with self._lives.changing(self._store.get(ref)) as machine:
+            found = await self._find_snapshot(machine, name)
+            if not machine.state.is_alive:
+                await snapshots.load_disks(self._disk_paths(machine), name)
+            elif not found.memory_bytes:
+                raise WrongState(f"snapshot {name} has no memory in it: stop {machine.name} first")
+            else:
+                names = [disk.name for disk in machine.config.disks or ()]
+                await snapshots.load(self._driver.home(machine.id).monitor, name, names)
+                self._store.put(msgspec.structs.replace(machine, state=MachineState.RUNNING))
+            self._lives.publish("restore", machine, {"snapshot": name})
+
+    async def delete_snapshot(self, ref: str, name: str) -> None:
+        """Forget one. Raises NotFound."""
+        async with self._lives.changing(self._store.get(ref)) as machine:
+            await self._find_snapshot(machine, name)
+            if machine.state.is_alive:
+                names = [disk.name for disk in machine.config.disks or ()]
+                await snapshots.delete(self._driver.home(machine.id).monitor, name, names)
+            else:
+                await snapshots.delete_disks(self._disk_paths(machine), name)
+
     # --- disks and networks ---
 
     async def add_disk(self, ref: str, disk: MachineDisk) -> str:
@@ -243,6 +300,16 @@ class Machines:
             self._put_config(machine, msgspec.structs.replace(machine.config, nics=left))
 
     # --- machinery ---
+
+    def _disk_paths(self, machine: Machine) -> Sequence[Path]:
+        return [self._driver.home(machine.id).disk(disk.name) for disk in machine.config.disks or ()]
+
+    async def _find_snapshot(self, machine: Machine, name: str) -> Snapshot:
+        paths = self._disk_paths(machine)
+        for one in await snapshots.list_of(paths[0]) if paths else []:
+            if one.name == name:
+                return one
+        raise NotFound(f"virtual machine {machine.name} has no snapshot {name}")
 
     def _put_config(self, machine: Machine, config: MachineConfig) -> None:
         changed = msgspec.structs.replace(machine, config=config)

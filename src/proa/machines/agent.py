@@ -3,7 +3,7 @@
 
 The agent sits behind a serial port that QEMU offers as a socket, one client at a time. Nobody knows whether
 it is there until it answers, and it may have half an answer for an earlier client in the line; so each
-conversation begins with a synchronisation. What it says is a guest's word: bounded, and taken for output only.
+conversation begins with a synchronisation. What it says is a guest's word: bounded, and no more than output.
 
 Source: QEMU docs/interop/qemu-ga-ref, guest-sync-delimited, guest-exec, guest-exec-status.
 """

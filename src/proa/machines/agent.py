@@ -81,8 +81,8 @@ def _result_of(status: Answer) -> GuestResult:
         code = int(status.get("exitcode", 128 + int(status.get("signal", 0))))
         return GuestResult(
             exit_code=code & 0xFF,
-            stdout=base64.b64decode(status.get("out-data", "")),
-            stderr=base64.b64decode(status.get("err-data", "")),
+            stdout=base64.b64decode(status.get("out-data", ""), validate=True),
+            stderr=base64.b64decode(status.get("err-data", ""), validate=True),
             truncated=bool(status.get("out-truncated") or status.get("err-truncated")),
         )
     except (TypeError, ValueError, binascii.Error) as error:
@@ -121,7 +121,9 @@ class _Agent:
         except TimeoutError:
             raise Unavailable(f"the guest agent did not answer {command}") from None
         if "error" in answer:
-            raise InvalidParameter(f"the guest: {dict(answer['error'] or {}).get('desc', 'refused')}")
+            error = answer["error"]
+            said = error.get("desc") if isinstance(error, dict) else None
+            raise InvalidParameter(f"the guest: {said or 'refused'}")
         found = answer.get("return")
         return found if isinstance(found, dict) else {}
 

@@ -254,7 +254,8 @@ class FakeNetworks:
         return b"nameserver 192.0.2.1\n"
 
     def hosts_file(self, endpoints: Sequence[Endpoint], **options: object) -> bytes:
-        return b"127.0.0.1 localhost\n"
+        peers = cast(Sequence[tuple[str, Endpoint]], options.get("links", ()))
+        return b"".join(f"{one.address.ip}\t{names}\n".encode() for names, one in peers)
 
     def _endpoint(self, container_id: str, name: str, wanted: EndpointRequest) -> Endpoint:
         self._ground.addresses += 1

@@ -207,6 +207,12 @@ class FakeContainers:
     async def sizes(self, container: Container) -> tuple[int, int]:
         return 12, 4_000_012
 
+    def links(self, container: Container) -> Sequence[str]:
+        return ()
+
+    def aliases(self, container: Container) -> Sequence[str]:
+        return ()
+
     async def start(self, ref: str) -> None:
         self._note("start", self.get(ref).name)
 

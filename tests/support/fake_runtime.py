@@ -223,6 +223,7 @@ class Trace:
     process: FakeProcess
     execs: dict[ExecId, FakeProcess] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+    files: dict[str, bytes] = field(default_factory=dict)  # as they are now
 
 
 class World:
@@ -359,7 +360,7 @@ class FakeTask:
 
     async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
         await self._stage.act("task.edit_file")
-        edit(b"")
+        self._trace.files[target] = edit(self._trace.files.get(target, b""))
 
     async def stats(self) -> TaskStats:
         await self._stage.act("task.stats")
@@ -403,7 +404,7 @@ class FakeRuntime:
             raise AssertionError(f"task {spec.id} exists: an earlier one was not deleted")
         spec.log_path.parent.mkdir(parents=True, exist_ok=True)
         process = self._world.make(spec.process, spec.log_path)
-        trace = Trace(spec=spec, process=process, resources=spec.resources)
+        trace = Trace(spec=spec, process=process, resources=spec.resources, files=dict(spec.files))
         self._world.traces[spec.id] = trace
         return FakeTask(self._world, trace, self._stage)
 

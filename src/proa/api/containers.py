@@ -22,7 +22,7 @@ from proa.engine.creation import Created
 from proa.engine.filters import Filters
 from proa.engine.updates import UpdateRequest
 from proa.model.config import ContainerConfig, HostConfig, NetworkingConfig
-from proa.model.errors import InvalidParameter
+from proa.model.errors import InvalidParameter, NoSuchContainer
 from proa.model.ids import ContainerId, ExecId
 from proa.model.task import ProcessTable
 from proa.wire import containers as wire
@@ -43,6 +43,8 @@ class Backend(Protocol):
     ) -> Created: ...
     async def list(self, *, all: bool, limit: int, filters: Filters, size: bool) -> Sequence[Container]: ...
     async def sizes(self, container: Container) -> tuple[int, int]: ...
+    def links(self, container: Container) -> Sequence[str]: ...
+    def aliases(self, container: Container) -> Sequence[str]: ...
     async def start(self, ref: str) -> None: ...
     async def stop(self, ref: str, *, signal: str | None, timeout_s: int | None) -> None: ...
     async def restart(self, ref: str, *, signal: str | None, timeout_s: int | None) -> None: ...
@@ -84,6 +86,7 @@ class ContainerRoutes:
         router.add(routes.CONTAINER_UPDATE, self.update)
         router.add(routes.CONTAINER_RESIZE, self.resize)
         router.add(routes.CONTAINER_DELETE, self.delete)
+        router.add(routes.CONTAINER_LINK_DELETE, self.delete_link)
 
     # --- looking ---
 
@@ -95,13 +98,19 @@ class ContainerRoutes:
         )
         now_ns = time.time_ns()
         return json_response(
-            [shapes.summary(one, await self._backend.sizes(one) if size else None, now_ns) for one in found]
+            [
+                shapes.summary(
+                    one, await self._backend.sizes(one) if size else None, now_ns, self._backend.aliases(one)
+                )
+                for one in found
+            ]
         )
 
     async def inspect(self, request: Request) -> Response:
         container = self._backend.get(request.params["id"])
         sizes = await self._backend.sizes(container) if request.query.flag("size") else None
-        return json_response(shapes.inspect(container, self._execs.ids_of(container.id), sizes))
+        links = self._backend.links(container)
+        return json_response(shapes.inspect(container, self._execs.ids_of(container.id), sizes, links))
 
     async def top(self, request: Request) -> Response:
         table = await self._backend.top(request.params["id"], request.query.text("ps_args", "-ef"))
@@ -186,6 +195,14 @@ class ContainerRoutes:
         await self._backend.remove(
             request.params["id"], force=query.flag("force"), volumes=query.flag("v"), link=query.flag("link")
         )
+        return NO_CONTENT
+
+    async def delete_link(self, request: Request) -> Response:
+        """``docker rm --link web/db`` names a link by a path of two parts."""
+        name = f"{request.params['id']}/{request.params['alias']}"
+        if not request.query.flag("link"):
+            raise NoSuchContainer(name)
+        await self._backend.remove(name, force=False, volumes=False, link=True)
         return NO_CONTENT
 
     async def prune(self, request: Request) -> Response:

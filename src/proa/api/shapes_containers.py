@@ -24,9 +24,16 @@ _MINUTE, _HOUR = 60, 3600
 
 
 def inspect(
-    container: Container, exec_ids: Sequence[str], sizes: tuple[int, int] | None
+    container: Container,
+    exec_ids: Sequence[str],
+    sizes: tuple[int, int] | None,
+    links: Sequence[str] = (),
 ) -> wire.ContainerInspect:
-    """Return all about one container; ``sizes`` when they were asked for."""
+    """Return all about one container; ``sizes`` when they were asked for; its ``links`` on the default
+    bridge as Docker writes them, in place of what the user wrote."""
+    host = replace(container.host_config, runtime=container.runtime)
+    if container.links:
+        host = replace(host, links=list(links))
     return wire.ContainerInspect(
         id=container.id,
         created=format_time(container.created_at_ns),
@@ -40,7 +47,7 @@ def inspect(
         driver=STORAGE_DRIVER,
         platform=container.platform,
         exec_ids=list(exec_ids) or None,
-        host_config=replace(container.host_config, runtime=container.runtime),
+        host_config=host,
         graph_driver=GraphDriver(name=STORAGE_DRIVER),
         size_rw=sizes[0] if sizes else UNSET,
         size_root_fs=sizes[1] if sizes else UNSET,
@@ -50,12 +57,14 @@ def inspect(
     )
 
 
-def summary(container: Container, sizes: tuple[int, int] | None, now_ns: int) -> wire.ContainerSummary:
-    """Return one line of a list."""
+def summary(
+    container: Container, sizes: tuple[int, int] | None, now_ns: int, aliases: Sequence[str] = ()
+) -> wire.ContainerSummary:
+    """Return one line of a list. ``aliases``: names that links gave it, as ``/other/alias``."""
     networks = _networks(container)
     return wire.ContainerSummary(
         id=container.id,
-        names=[f"/{container.name}"],
+        names=[f"/{container.name}", *aliases],
         image=container.image_ref,
         image_id=container.image_id,
         command=_command(container),

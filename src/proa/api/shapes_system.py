@@ -79,6 +79,8 @@ def info(value: Info) -> wire.Info:
         isolation=value.default_isolation,
         init_binary="tini",
         security_options=list(value.security_options),
+        discovered_devices=[wire.DeviceInfo(source="cdi", id=name) for name in value.devices],
+        cdi_spec_dirs=[str(directory) for directory in value.cdi_spec_dirs],
         warnings=[
             *value.warnings,
             *(f"runtime {name} is missing: {why}" for name, why in value.missing_runtimes.items()),

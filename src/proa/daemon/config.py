@@ -20,6 +20,7 @@ from proa.engine.log_options import check_log_config
 from proa.model.config import LogConfig
 from proa.model.errors import InvalidParameter
 from proa.model.registry import RegistrySettings
+from proa.runtime.oci.cdi import DEFAULT_DIRS
 
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
 DEFAULT_DATA_ROOT = Path("/var/lib/proa")
@@ -53,6 +54,7 @@ class Config:
     :ivar default_log: likewise.
     :ivar kernel: a guest kernel of the user's own, None for the installed one.
     :ivar registries: mirrors, and registries without valid certificates.
+    :ivar cdi_spec_dirs: where devices are described (CDI); of two the later one wins.
     :ivar lib: where setup/ has put the guest kernel and our own programs.
     """
 
@@ -69,6 +71,7 @@ class Config:
     lib: Path = Path(sys.prefix) / "lib" / "proa"
     default_log: LogConfig = field(default_factory=lambda: LogConfig(type="json-file"))
     registries: RegistrySettings = field(default_factory=RegistrySettings)
+    cdi_spec_dirs: tuple[Path, ...] = DEFAULT_DIRS
     debug: bool = False
 
 
@@ -105,15 +108,13 @@ def parse_config(argv: Sequence[str]) -> Config:
     parser.add_argument(
         "--vm-cpus", type=int, default=1, metavar="N", help="vCPUs of a VM without --cpus [%(default)s]"
     )
+    _add_registry_options(parser)
     parser.add_argument(
-        "--registry-mirror", action="append", type=_mirror, metavar="URL", help="asked before Docker Hub"
-    )
-    parser.add_argument(
-        "--insecure-registry",
+        "--cdi-spec-dir",
         action="append",
-        type=_insecure_registry,
-        metavar="HOST|CIDR",
-        help="needs no valid certificate, may speak plain HTTP",
+        type=Path,
+        metavar="DIR",
+        help=f"where devices are described, again for more [{', '.join(map(str, DEFAULT_DIRS))}]",
     )
     parser.add_argument(
         "--log-driver", default="json-file", metavar="NAME", help="of containers that name none [%(default)s]"
@@ -148,8 +149,22 @@ def parse_config(argv: Sequence[str]) -> Config:
         registries=RegistrySettings(
             mirrors=tuple(parsed.registry_mirror or ()), insecure=tuple(parsed.insecure_registry or ())
         ),
+        cdi_spec_dirs=tuple(path.absolute() for path in parsed.cdi_spec_dir or DEFAULT_DIRS),
         default_log=default_log,
         debug=parsed.debug,
+    )
+
+
+def _add_registry_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--registry-mirror", action="append", type=_mirror, metavar="URL", help="asked before Docker Hub"
+    )
+    parser.add_argument(
+        "--insecure-registry",
+        action="append",
+        type=_insecure_registry,
+        metavar="HOST|CIDR",
+        help="needs no valid certificate, may speak plain HTTP",
     )
 
 

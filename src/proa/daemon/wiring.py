@@ -35,6 +35,7 @@ from proa.machines.driver import Driver
 from proa.machines.store import MachineStore
 from proa.model.errors import EngineError, Unavailable
 from proa.network.networks import Networks
+from proa.runtime.oci.cdi import DeviceSpecs
 from proa.runtime.oci.runtime import OciRuntime, find_runtimes
 from proa.runtime.seam import Runtime
 from proa.runtime.vm.accel import Accelerator, probe_accelerator
@@ -100,6 +101,8 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             accelerator=accelerator.name if accelerator else "",
             accelerator_reason=accelerator.reason if accelerator else missing.get(ISOLATION_VM, ""),
             tools=await tool_versions(),
+            cdi_spec_dirs=config.cdi_spec_dirs,
+            list_devices=DeviceSpecs(config.cdi_spec_dirs).names,
             default_log=config.default_log,
             security_options=("name=seccomp,profile=builtin",) if SECCOMP_PROFILE.exists() else (),
         )
@@ -155,6 +158,7 @@ async def _make_runtimes(
             tasks=tasks,
             seccomp_profile=SECCOMP_PROFILE,
             init=INIT,
+            device_specs=DeviceSpecs(config.cdi_spec_dirs),
         )
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
     try:

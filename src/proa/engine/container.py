@@ -63,7 +63,7 @@ def check_transition(container: Container, to: State) -> None:
 class MountPoint:
     """One mount of a container as inspect shows it. ``mode`` is what the user wrote (ro, z, …)."""
 
-    type: str  # bind, volume, tmpfs
+    type: str  # bind, volume, tmpfs, image
     destination: str
     source: str = ""
     name: str = ""
@@ -73,6 +73,15 @@ class MountPoint:
     propagation: str = ""
     subpath: str = ""
     options: tuple[str, ...] = ()  # mount options of a tmpfs or a bind; nocopy of a volume
+    layers: tuple[Digest, ...] = ()  # of an image, whose id is in ``source``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A peer on the default bridge that a container finds by an alias (``links``)."""
+
+    peer: ContainerId
+    alias: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +120,7 @@ class Container:
     :ivar short_runs: how many runs in a row ended soon after a restart: what the next delay grows with.
     :ivar health: None without a health check.
     :ivar endpoints: where it is attached while it runs; ``ports`` what is published then.
+    :ivar links: its peers on the default bridge; those on other networks are in ``networking``.
     """
 
     id: ContainerId
@@ -145,6 +155,7 @@ class Container:
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     log_path: str = ""
+    links: tuple[Link, ...] = ()
 
     @property
     def is_alive(self) -> bool:

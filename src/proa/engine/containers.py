@@ -22,12 +22,13 @@ from proa.engine.events import EventBus
 from proa.engine.execs import Execs
 from proa.engine.filters import Filters
 from proa.engine.lifecycle import Lifecycle
+from proa.engine.links import shown_aliases, shown_links
 from proa.engine.log_options import log_attributes
 from proa.engine.log_tail import end_of
 from proa.engine.logs import LogQuery, LogRecord, read_log
 from proa.engine.queries import Queries
 from proa.engine.registry import Registry
-from proa.engine.removal import Removal, check_not_link
+from proa.engine.removal import Removal
 from proa.engine.unit import Units, Waiter, WaitResult
 from proa.engine.updates import UpdateRequest, Updates
 from proa.model.config import ContainerConfig, HostConfig, NetworkingConfig
@@ -88,6 +89,14 @@ class Containers:
         """Return the containers that fit, newest first."""
         return self.queries.list(all_=all, limit=limit, filters=filters)
 
+    def links(self, container: Container) -> Sequence[str]:
+        """Return its links on the default bridge as inspect shows them."""
+        return shown_links(container, self.registry)
+
+    def aliases(self, container: Container) -> Sequence[str]:
+        """Return the names that links of others gave it."""
+        return shown_aliases(container, self.registry)
+
     async def sizes(self, container: Container) -> tuple[int, int]:
         """Return SizeRw and SizeRootFs in bytes."""
         return await self.queries.sizes(container)
@@ -117,7 +126,9 @@ class Containers:
         return await self.updates.update(ref, request)
 
     async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool = False) -> None:
-        check_not_link(link)
+        if link:
+            await self.removal.remove_link(ref)
+            return
         await self.removal.remove(ref, force=force, volumes=volumes)
 
     async def prune(self, filters: Filters) -> tuple[Sequence[str], int]:

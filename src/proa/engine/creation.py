@@ -26,6 +26,7 @@ from proa.engine.events import EventBus
 from proa.engine.health import check_health_config, merge_check
 from proa.engine.isolation import Hulls
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
+from proa.engine.links import parse_links
 from proa.engine.log_options import check_log_config, merge_log_config
 from proa.engine.mounts import check_bind_sources, parse_mounts, volume_requests
 from proa.engine.networking import check_networking
@@ -100,7 +101,7 @@ class Creation:
             raise InvalidParameter("no image specified")
         image = self._images.get(request.config.image)
         _check_platform(image, request)
-        check_supported(request.config, request.host, request.networking)
+        check_supported(request.host)
         config = merge_config(request.config, image.config)
         host = _normalise(
             request.host, without_network=config.network_disabled, default_log=self._default_log
@@ -110,8 +111,10 @@ class Creation:
         check_health_config(config, host)
         with _missing_is_invalid():
             networking = check_networking(config, host, request.networking, self._networks)
-            points = parse_mounts(config, host, self._registry.get)
+            points = self._with_images(parse_mounts(config, host, self._registry.get))
+            links = parse_links(host, self._registry.get)
         warnings = self._hulls.judge(runtime, host, points)
+        self._hulls.check_endpoints(runtime, networking.values())
         self._check_files(host)
         check_bind_sources(points, host)
         container_id = ContainerId(new_id())
@@ -135,12 +138,22 @@ class Creation:
                 runtime=runtime,
                 mounts=mounts,
                 log_path=str(self._containers_dir / container_id / "log"),
+                links=links,
             )
             self._images.get(image.id)  # it may have been removed while volumes were filled
             self._registry.add(container)
             undo.pop_all()
         self._events.publish("container", "create", container_id, event_attributes(container))
         return Created(id=container_id, warnings=_warnings(host) + warnings)
+
+    def _with_images(self, points: tuple[MountPoint, ...]) -> tuple[MountPoint, ...]:
+        """Find the images that are to be mounted. Raises NoSuchImage."""
+        found = list(points)
+        for position, point in enumerate(points):
+            if point.type == "image" and not point.source:
+                image = self._images.get(point.name)
+                found[position] = replace(point, source=image.id, layers=image.layers)
+        return tuple(found)
 
     def _check_files(self, host: HostConfig) -> None:
         """Raise InvalidParameter for what /etc/hosts and /etc/resolv.conf cannot say."""
@@ -189,7 +202,11 @@ class Creation:
 
     async def _unmake_volume(self, name: str) -> None:
         """Remove a volume made for a container that will not be, unless another took it up meanwhile."""
-        if not any(point.name == name for container in self._registry for point in container.mounts):
+        if not any(
+            point.type == "volume" and point.name == name
+            for container in self._registry
+            for point in container.mounts
+        ):
             await self._volumes.remove(name)
             self._events.publish("volume", "destroy", name, {"driver": "local"})
 

@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 from proa.engine.container import Container, State
 from proa.engine.creation import event_attributes
 from proa.engine.events import EventBus
+from proa.engine.links import link_env, live_links
 from proa.engine.registry import Registry
 from proa.engine.taskspec import process_env
 from proa.engine.unit import Units
@@ -202,10 +203,11 @@ class Execs:
         tty: bool | None,
         console_size: tuple[int, int] | None,
     ) -> ProcessSpec:
+        linked = link_env(live_links(container, self._registry), container.name) if container.links else ()
         del tty  # Docker takes the terminal from the create request; the start's word only shapes the stream
         return ProcessSpec(
             args=request.cmd,
-            env=_merge(process_env(container, tty=request.tty), request.env),
+            env=_merge(process_env(container, tty=request.tty, linked=linked), request.env),
             cwd=request.working_dir or container.config.working_dir or "/",
             user=request.user or container.config.user,
             group_add=tuple(container.host_config.group_add or ()),

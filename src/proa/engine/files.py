@@ -148,7 +148,9 @@ class Files:
                 stack.callback(os.close, namespace)
                 yield container, Tree(namespace=namespace)
                 return
-            mounts = [_tree_mount(point) for point in container.mounts if point.type != "tmpfs"]
+            mounts = [
+                _tree_mount(point) for point in container.mounts if point.type not in ("tmpfs", "image")
+            ]
             yield container, Tree(root=root, mounts=mounts)
 
     def _check(self, container: Container) -> None:

@@ -79,9 +79,9 @@ class Images:
         return await self._store.disk_usage()
 
     def users_of(self, image_id: Digest) -> Sequence[tuple[str, bool]]:
-        """Return the containers made from an image, each with whether it is alive."""
+        """Return the containers made from an image or that mount it, each with whether it is alive."""
         return [
             (container.id, container.is_alive)
             for container in self._registry
-            if container.image_id == image_id
+            if container.image_id == image_id or any(point.source == image_id for point in container.mounts)
         ]

@@ -12,12 +12,15 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import anyio
 
 from proa.engine.container import Container, MountPoint
 from proa.engine.isolation import Hulls
-from proa.engine.networking import endpoint_requests
+from proa.engine.links import host_names, link_env, linked, live_links
+from proa.engine.mounts import ALONE
+from proa.engine.networking import endpoint_requests, endpoint_sysctls
 from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
 from proa.engine.taskspec import build_task_spec
@@ -32,7 +35,7 @@ from proa.model.errors import (
 from proa.model.network import Endpoint, PublishedPort
 from proa.model.task import Namespaces, NetworkAttachment, NetworkKind
 from proa.network.attach import Attached
-from proa.network.files import hosts_change
+from proa.network.files import addresses_of, hosts_change, peer_moved
 from proa.network.networks import Networks
 from proa.runtime.seam import Task
 from proa.storage.rootfs import Roots
@@ -68,6 +71,7 @@ class Launcher:
         Raises StartFailed, InvalidParameter, Conflict and what the drivers raise; then nothing is left.
         """
         runtime = self._hulls[container.runtime]
+        peers = link_env(linked(container, self._registry), container.name) if container.links else ()
         async with AsyncExitStack() as starting, AsyncExitStack() as undo:
             undo.push_async_callback(self._leave_volumes, container)
             mounts = [await self._ready(point, starting) for point in container.mounts]
@@ -81,6 +85,8 @@ class Launcher:
                 network=attached.attachment,
                 files=self._etc_files(container, attached.endpoints),
                 namespaces=self._namespaces(container),
+                linked=peers,
+                interface_sysctls=endpoint_sysctls(container.networking, attached.attachment.interfaces),
             )
             task = await runtime.create(spec)
             undo.push_async_callback(task.delete)
@@ -106,7 +112,15 @@ class Launcher:
                     log.exception("taking down container %s", container.id)
 
     async def _ready(self, point: MountPoint, starting: AsyncExitStack) -> MountPoint:
-        """See that the volume behind a mount is there, and hold what lies at its subpath during the start."""
+        """See that the volume behind a mount is there, and hold what lies at its subpath during the start; so
+        with an image, and with what is bound without the mounts below it."""
+        if point.type == "image":
+            image = starting.enter_context(self._volumes.pinned_image(point.layers, point.subpath))
+            return replace(point, source=str(image))
+        if ALONE in point.options and point.type == "bind":
+            alone = starting.enter_context(self._volumes.pinned_alone(Path(point.source)))
+            options = tuple(option for option in point.options if option != ALONE)
+            return replace(point, source=str(alone), options=options)
         if point.type != "volume" or not point.name:
             return point
         await self._volumes.mount(point.name)
@@ -148,6 +162,13 @@ class Launcher:
         if "/etc/resolv.conf" in new:
             was, will_be = old["/etc/resolv.conf"], new["/etc/resolv.conf"]
             await task.edit_file("/etc/resolv.conf", lambda found: will_be if found == was else found)
+
+    async def tell_of_peer(self, task: Task, container: Container, peer: Container) -> None:
+        """Make a running container's /etc/hosts tell where a peer is that it links to."""
+        for link, found, endpoint in live_links(container, self._registry):
+            if found.id == peer.id:
+                change = peer_moved(host_names(link, peer), addresses_of([endpoint]))
+                await task.edit_file("/etc/hosts", change)
 
     async def _forget(self, container: Container) -> None:
         runtime = self._hulls.runtimes.get(container.runtime)
@@ -218,6 +239,10 @@ class Launcher:
                 domainname=config.domainname,
                 extra_hosts=host.extra_hosts or (),
                 on_host=host.network_mode == "host",
+                links=[
+                    (host_names(link, peer), endpoint)
+                    for link, peer, endpoint in live_links(container, self._registry)
+                ],
             ),
             "/etc/resolv.conf": self._networks.resolv_conf(
                 endpoints,

@@ -272,12 +272,29 @@ class Lifecycle:
                 ports=launched.ports,
             )
             self._registry.put(running)
+            await self._tell_linking(running)
         self._shipping.watch(running)
         for endpoint in launched.endpoints:
             self._publish_network("connect", endpoint.network_id, running)
         self._publish_volumes("mount", running)
         self._publish("start", running)
         self._tasks.start_soon(self._supervise, unit, launched.task, name=f"supervise {unit.id[:12]}")
+
+    async def _tell_linking(self, peer: Container) -> None:
+        """Tell the containers that link to one where it is now.
+
+        They are younger than it: locks are taken from the older to the younger.
+        """
+        for linking in self._registry.linking_to(peer.id):
+            unit = self._units[linking.id]
+            async with unit.lock:
+                container = self._registry.find(linking.id)
+                if container is None or unit.task is None:
+                    continue
+                try:
+                    await self._launcher.tell_of_peer(unit.task, container, peer)
+                except (EngineError, OSError) as error:
+                    log.warning("hosts file of container %s: %s", linking.id, error)
 
     def _keep_log(self, container: Container) -> None:
         policy = parse_log_config(container.host_config.log_config)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from proa.model.config import HostConfig
 from proa.model.errors import InvalidParameter
-from proa.model.task import Device, Resources, Rlimit, Security
+from proa.model.task import Device, DeviceLimit, DeviceLimitKind, Resources, Rlimit, Security
 
 MIN_MEMORY_BYTES = 6 * 1024 * 1024  # dockerd's floor: less cannot start a process
 CPU_PERIOD_US = 100_000  # the kernel's default period of CFS bandwidth control
@@ -42,7 +42,10 @@ def parse_resources(host: HostConfig) -> Resources:
         cpuset_cpus=_check_cpuset(host.cpuset_cpus, "cpus"),
         cpuset_mems=_check_cpuset(host.cpuset_mems, "mems"),
         pids=max(host.pids_limit or 0, 0),
+        cpu_realtime_period_us=host.cpu_realtime_period,
+        cpu_realtime_runtime_us=host.cpu_realtime_runtime,
         blkio_weight=_check_weight(host.blkio_weight),
+        device_limits=_device_limits(host),
         oom_kill_disable=bool(host.oom_kill_disable),
         memory_swappiness=None if host.memory_swappiness in (None, -1) else host.memory_swappiness,
     )
@@ -144,6 +147,8 @@ def _parse_cpu(host: HostConfig) -> tuple[int, int]:
         raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     if host.cpu_shares < 0:
         raise InvalidParameter(f"shares must be zero or positive: {host.cpu_shares}")
+    if 0 < host.cpu_realtime_period < host.cpu_realtime_runtime:
+        raise InvalidParameter("cpu real-time runtime cannot be higher than cpu real-time period")
     return host.cpu_period, max(host.cpu_quota, 0)
 
 
@@ -166,6 +171,30 @@ def _check_weight(weight: int) -> int:
     if weight and not 10 <= weight <= 1000:
         raise InvalidParameter("Range of blkio weight is from 10 to 1000")
     return weight
+
+
+def _device_limits(host: HostConfig) -> tuple[DeviceLimit, ...]:
+    found = [
+        DeviceLimit(kind=DeviceLimitKind.WEIGHT, path=_device_path(one.path), value=_check_weight(one.weight))
+        for one in host.blkio_weight_device or ()
+    ]
+    for kind, devices in (
+        (DeviceLimitKind.READ_BPS, host.blkio_device_read_bps),
+        (DeviceLimitKind.WRITE_BPS, host.blkio_device_write_bps),
+        (DeviceLimitKind.READ_IOPS, host.blkio_device_read_i_ops),
+        (DeviceLimitKind.WRITE_IOPS, host.blkio_device_write_i_ops),
+    ):
+        for one in devices or ():
+            if one.rate < 0:
+                raise InvalidParameter(f"invalid rate for device: {one.path}:{one.rate}")
+            found.append(DeviceLimit(kind=kind, path=_device_path(one.path), value=one.rate))
+    return tuple(found)
+
+
+def _device_path(text: str) -> Path:
+    if not text.startswith("/") or "\0" in text:
+        raise InvalidParameter(f"bad format for device path: {text}")
+    return Path(text)
 
 
 def _check_seccomp(value: str) -> str:

@@ -18,6 +18,8 @@ from proa.engine.container import Container, MountPoint
 from proa.model.config import BindOptions, ContainerConfig, HostConfig, MountSpec, TmpfsOptions, VolumeOptions
 from proa.model.errors import InvalidParameter
 
+ALONE = "alone"  # of a bind, beside mount options: without what is mounted below its source
+READ_ONLY_ALONE = "ro-alone"  # what is mounted below the source stays as it is
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _TMPFS_OPTION = re.compile(
     r"(size|nr_blocks|nr_inodes)=\d+[kKmMgG%]?|mode=[0-7]{1,5}|(uid|gid)=\d+|mpol=[\w:=-]+|huge=\w+|defaults|"
@@ -153,7 +155,7 @@ def _parse_mode(mode: str, text: str) -> tuple[bool, str, bool]:
 
 def _parse_mount(spec: MountSpec) -> MountPoint:
     kind = spec.type
-    if kind not in ("bind", "volume", "tmpfs"):
+    if kind not in ("bind", "volume", "tmpfs", "image"):
         raise InvalidParameter(f'invalid mount config: mount type unknown: "{kind}"')
     if not spec.target:
         raise InvalidParameter(f'invalid mount config for type "{kind}": field Target must not be empty')
@@ -163,6 +165,7 @@ def _parse_mount(spec: MountSpec) -> MountPoint:
         ("BindOptions", spec.bind_options, "bind"),
         ("VolumeOptions", spec.volume_options, "volume"),
         ("TmpfsOptions", spec.tmpfs_options, "tmpfs"),
+        ("ImageOptions", spec.image_options, "image"),
     ):
         if value is not None and kind != wanted:
             raise InvalidParameter(
@@ -195,15 +198,13 @@ def _parse_mount(spec: MountSpec) -> MountPoint:
             propagation=propagation or "rprivate",
             options=_bind_options(spec.bind_options, read_only=spec.read_only),
         )
+    if kind == "image":
+        return _image_mount(spec, target)
     options = spec.volume_options
     driver = options.driver_config.name if options and options.driver_config else ""
     if spec.source:
         _check_volume_name(spec.source)
-    subpath = options.subpath if options else ""
-    if subpath.startswith("/") or ".." in subpath.split("/"):
-        raise InvalidParameter(
-            f'invalid mount config for type "volume": subpath must be inside the volume: {subpath}'
-        )
+    subpath = _check_subpath(options.subpath if options else "", "volume")
     return MountPoint(
         type="volume",
         name=spec.source,
@@ -213,6 +214,22 @@ def _parse_mount(spec: MountSpec) -> MountPoint:
         subpath=subpath,
         options=("nocopy",) if options and options.no_copy else (),
     )
+
+
+def _image_mount(spec: MountSpec, target: str) -> MountPoint:
+    """Which image it is, ``creation`` finds out."""
+    if not spec.source:
+        raise InvalidParameter('invalid mount config for type "image": field Source must not be empty')
+    subpath = _check_subpath(spec.image_options.subpath if spec.image_options else "", "image")
+    return MountPoint(type="image", name=spec.source, destination=target, rw=False, subpath=subpath)
+
+
+def _check_subpath(subpath: str, kind: str) -> str:
+    if subpath.startswith("/") or ".." in subpath.split("/"):
+        raise InvalidParameter(
+            f'invalid mount config for type "{kind}": subpath must be inside the {kind}: {subpath}'
+        )
+    return subpath
 
 
 def _parse_tmpfs(target: str, options: str) -> MountPoint:
@@ -249,18 +266,21 @@ def _check_tmpfs_options(words: Iterable[str]) -> None:
 def _bind_options(options: BindOptions | None, *, read_only: bool) -> tuple[str, ...]:
     if options is None:
         return ()
-    if options.non_recursive:
-        raise InvalidParameter(
-            "BindOptions.NonRecursive is not supported: what is mounted below the source comes along"
-        )
+    words = [ALONE] if options.non_recursive else []
+    conflict = 'invalid mount config for type "bind": mount options conflict: '
+    for name, asked in (
+        ("ReadOnlyNonRecursive", options.read_only_non_recursive),
+        ("ReadOnlyForceRecursive", options.read_only_force_recursive),
+    ):
+        if asked and not read_only:
+            raise InvalidParameter(f"{conflict}!ReadOnly && BindOptions.{name}")
+    if options.read_only_non_recursive:
+        if options.read_only_force_recursive:
+            raise InvalidParameter(f"{conflict}ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive")
+        words.append(READ_ONLY_ALONE)
     if options.read_only_force_recursive:
-        if not read_only or options.read_only_non_recursive:
-            raise InvalidParameter(
-                'invalid mount config for type "bind": ReadOnlyForceRecursive requires ReadOnly, and not '
-                "ReadOnlyNonRecursive"
-            )
-        return ("rro",)
-    return ()
+        words.append("rro")
+    return tuple(words)
 
 
 def _clean_destination(target: str, kind: str, bind: str = "") -> str:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from collections.abc import Iterable, Mapping
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 
 from msgspec.structs import replace
 
+from proa.engine.links import check_default_links, endpoint_links
 from proa.model.config import (
     ContainerConfig,
     EndpointIpamConfig,
@@ -17,9 +18,16 @@ from proa.model.config import (
     NetworkingConfig,
 )
 from proa.model.errors import InvalidParameter
+from proa.model.ids import NetworkId
 from proa.model.network import EndpointRequest
+from proa.model.task import Interface
 from proa.network.networks import Networks
 
+OPTION_IFNAME = "com.docker.network.endpoint.ifname"
+OPTION_SYSCTLS = "com.docker.network.endpoint.sysctls"
+_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,14}")  # IFNAMSIZ; a dot would part a sysctl's name
+# The docker command writes all of it in small letters.
+_SYSCTL = re.compile(r"(net\.(?:ipv4|ipv6|mpls)\.[a-z]+)\.(?:IFNAME|ifname)\.([a-z0-9_]+)=([0-9 -]+)")
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 
 
@@ -64,6 +72,12 @@ def check_networking(
                 "network-scoped alias is supported only for containers in user defined networks"
             )
         mac = settings.mac_address or (config.mac_address if position == 0 else "")
+        if network.name == "bridge":
+            check_default_links(host, settings)
+        elif (host.links or settings.links) and network.driver != "bridge":
+            raise InvalidParameter(f"network {network.name} has no names that a link could lead to")
+        elif position == 0 and host.links and not settings.links:
+            settings = replace(settings, links=host.links)  # docker-py writes them here alone
         settings = replace(settings, mac_address=mac, network_id=network.id)
         _parse_endpoint(network.name, settings)
         checked[network.name] = settings
@@ -75,15 +89,62 @@ def endpoint_requests(networking: Mapping[str, EndpointSettings]) -> list[Endpoi
     return [_parse_endpoint(name, settings) for name, settings in networking.items()]
 
 
+def parse_sysctls(text: str) -> tuple[tuple[str, str], ...]:
+    """Read ``net.ipv4.conf.IFNAME.log_martians=1,…``: settings of an endpoint's interface, whatever its name.
+
+    Raises InvalidParameter. Source: Docker documentation, "Driver options" of docker network connect.
+    """
+    found = []
+    for entry in filter(None, text.split(",")):
+        match = _SYSCTL.fullmatch(entry)
+        if match is None:
+            raise InvalidParameter(
+                f"unrecognised network interface sysctl '{entry}'; represent 'net.X.Y.ethN.Z=V' as "
+                "'net.X.Y.IFNAME.Z=V'"
+            )
+        found.append((f"{match[1]}.IFNAME.{match[2]}", match[3]))
+    return tuple(found)
+
+
+def endpoint_sysctls(
+    networking: Mapping[str, EndpointSettings], interfaces: Iterable[Interface]
+) -> dict[str, str]:
+    """Return the settings that endpoints want of their interfaces, by the sysctl's name."""
+    names = {interface.network_id: interface.name for interface in interfaces}
+    return {
+        name.replace(".IFNAME.", f".{names[NetworkId(settings.network_id)]}."): value
+        for settings in networking.values()
+        if settings.network_id in names
+        for name, value in parse_sysctls((settings.driver_opts or {}).get(OPTION_SYSCTLS, ""))
+    }
+
+
+def check_live_options(settings: EndpointSettings) -> None:
+    """Raise InvalidParameter for what is set only when a container starts."""
+    if (settings.driver_opts or {}).get(OPTION_SYSCTLS):
+        raise InvalidParameter(f"{OPTION_SYSCTLS} is not supported for a container that runs: stop it first")
+
+
+def _link_local(text: str) -> IPv4Address | IPv6Address:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        address = None
+    if address is None or not address.is_link_local:
+        raise InvalidParameter(f"invalid link-local IP address: {text}")
+    return address
+
+
 def _parse_endpoint(name: str, settings: EndpointSettings) -> EndpointRequest:
     ipam = settings.ipam_config or EndpointIpamConfig()
-    if ipam.link_local_i_ps:
-        raise InvalidParameter(
-            "link-local addresses of the user's choice (--link-local-ip) are not supported"
-        )
-    if settings.driver_opts:
-        option = min(settings.driver_opts)
-        raise InvalidParameter(f"the driver option {option} of an endpoint is not supported")
+    options = settings.driver_opts or {}
+    unknown = sorted(set(options) - {OPTION_IFNAME, OPTION_SYSCTLS})
+    if unknown:
+        raise InvalidParameter(f"the driver option {unknown[0]} of an endpoint is not supported")
+    interface = options.get(OPTION_IFNAME, "")
+    if interface and (_INTERFACE.fullmatch(interface) is None or interface == "lo"):
+        raise InvalidParameter(f"invalid interface name: {interface}")
+    parse_sysctls(options.get(OPTION_SYSCTLS, ""))
     if name == "bridge" and settings.aliases:
         raise InvalidParameter(
             "network-scoped alias is supported only for containers in user defined networks"
@@ -104,5 +165,8 @@ def _parse_endpoint(name: str, settings: EndpointSettings) -> EndpointRequest:
         address6=address6,
         mac=settings.mac_address.lower().replace("-", ":") or None,
         aliases=tuple(settings.aliases or ()),
+        interface=interface,
+        link_local=tuple(_link_local(text) for text in ipam.link_local_i_ps or ()),
+        links=endpoint_links(name, settings),
         priority=settings.gw_priority,
     )

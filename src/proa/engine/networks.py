@@ -14,7 +14,7 @@ from proa.engine.container import Container
 from proa.engine.events import EventBus
 from proa.engine.filters import Filters, check_filters, match_labels, match_text, parse_bool, parse_until_ns
 from proa.engine.launcher import Launcher
-from proa.engine.networking import endpoint_requests
+from proa.engine.networking import check_live_options, endpoint_requests
 from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
 from proa.engine.unit import Unit, Units
@@ -127,6 +127,7 @@ class Networks:
             connected = replace(container, networking=networking)
             if container.is_alive:
                 self._launcher.check_live_networks(container)
+                check_live_options(settings)
                 ports = parse_ports(container.config, container.host_config)
                 attached = await self._store.connect(container.id, wanted, ports)
                 connected = replace(connected, endpoints=attached.endpoints, ports=attached.ports)

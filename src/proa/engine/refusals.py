@@ -4,7 +4,7 @@
 What one hull honours and another does not is in the drivers' feature records (``isolation``).
 docs/reference/options.md lists every option; a test holds that page and this code together.
 
-Source: Engine API 1.51, ContainerConfig, HostConfig, EndpointSettings; the sentences about modes are the
+Source: Engine API 1.51, HostConfig; the sentences about modes are the
 Docker Engine's.
 """
 
@@ -14,32 +14,17 @@ from typing import Any
 
 import msgspec
 
-from proa.model.config import (
-    ContainerConfig,
-    EndpointIpamConfig,
-    EndpointSettings,
-    HostConfig,
-    NetworkingConfig,
-)
+from proa.model.config import HostConfig
 from proa.model.errors import InvalidParameter
 
 _WINDOWS = "it is for Windows containers only"
-_LINKS = "on a user-defined network containers find each other by name"
 _REFUSED_HOST = {
     "Cgroup": "a container cannot join another's cgroup",
-    "Links": _LINKS,
     "CpuCount": _WINDOWS,
     "CpuPercent": _WINDOWS,
     "IOMaximumIOps": _WINDOWS,
     "IOMaximumBandwidth": _WINDOWS,
     "KernelMemoryTCP": "the kernel counts it with the other memory",
-}
-_REFUSED_ENDPOINT = {
-    "Links": _LINKS,
-    "DriverOpts": "the bridge driver has no options for single endpoints",
-}
-_REFUSED_IPAM = {
-    "LinkLocalIPs": "containers get no link-local addresses",
 }
 # HostConfig field: (values without a colon, whether container:X is one, what Docker calls it)
 _MODES = {
@@ -50,20 +35,10 @@ _MODES = {
 }
 
 
-def check_supported(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig) -> None:
-    """Raise InvalidParameter for an option that is not honoured in any hull.
-
-    :param config: the user's own; what an image says beside it is ``unheeded_of_image``'s matter.
-    """
+def check_supported(host: HostConfig) -> None:
+    """Raise InvalidParameter for an option that is not honoured in any hull."""
     _check_fields("HostConfig", host, HostConfig(), _REFUSED_HOST)
     _check_modes(host)
-    for name, endpoint in (networking.endpoints_config or {}).items():
-        if endpoint is None:
-            continue
-        where = f"EndpointsConfig[{name}]"
-        _check_fields(where, endpoint, EndpointSettings(), _REFUSED_ENDPOINT)
-        if endpoint.ipam_config:
-            _check_fields(f"{where}.IPAMConfig", endpoint.ipam_config, EndpointIpamConfig(), _REFUSED_IPAM)
 
 
 def _check_fields(

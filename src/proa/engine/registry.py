@@ -48,6 +48,7 @@ class Registry:
         rows = db.query("SELECT record FROM container")
         self._by_id: dict[str, Container] = {}
         self._by_name: dict[str, Container] = {}
+        self._linking: set[str] = set()  # ids of those that have links, of which there are few
         for (record,) in rows:
             self._remember(_decoder.decode(record))
 
@@ -108,10 +109,20 @@ class Registry:
     def drop(self, container_id: ContainerId) -> None:
         """Forget a container. Idempotent."""
         self._db.execute("DELETE FROM container WHERE id = ?", (container_id,))
+        self._linking.discard(container_id)
         container = self._by_id.pop(container_id, None)
         if container is not None:
             self._by_name.pop(container.name, None)
 
+    def linking_to(self, peer: ContainerId) -> list[Container]:
+        """Return the containers that have a link to another one."""
+        linking = [self._by_id[container_id] for container_id in sorted(self._linking)]
+        return [one for one in linking if any(link.peer == peer for link in one.links)]
+
     def _remember(self, container: Container) -> None:
+        if container.links:
+            self._linking.add(container.id)
+        else:
+            self._linking.discard(container.id)
         self._by_id[container.id] = container
         self._by_name[container.name] = container

@@ -16,11 +16,12 @@ from proa.engine.creation import event_attributes
 from proa.engine.events import EventBus
 from proa.engine.filters import Filters, check_filters, match_labels, parse_until_ns
 from proa.engine.lifecycle import Lifecycle
+from proa.engine.links import find_link
 from proa.engine.log_files import remove_all
 from proa.engine.registry import Registry
 from proa.engine.unit import Unit, Units, WaitResult
 from proa.image.images import Images
-from proa.model.errors import Conflict, EngineError, InvalidParameter, NotFound, WrongState
+from proa.model.errors import Conflict, EngineError, NotFound, WrongState
 from proa.model.ids import ContainerId
 from proa.storage.rootfs import Roots
 from proa.storage.volumes import Volumes
@@ -70,6 +71,17 @@ class Removal:
                             await self._take_away(unit, volumes=volumes)
                             return
                 # It was started while the lock was waited for: the same again.
+
+    async def remove_link(self, name: str) -> None:
+        """Forget a link, ``/container/alias``; what runs keeps what it was told.
+
+        Raises NotFound, Conflict.
+        """
+        parent, gone = find_link(self._registry, name)
+        async with self._units[parent.id].lock:
+            container = self._registry.get(parent.id)
+            links = tuple(link for link in container.links if link != gone)
+            self._registry.put(replace(container, links=links))
 
     async def remove_automatically(self, container: Container) -> None:
         """Remove a ``--rm`` container that has ended, with its anonymous volumes."""
@@ -125,7 +137,7 @@ class Removal:
 
     async def _remove_anonymous_volumes(self, container: Container) -> None:
         others = (other for other in self._registry if other.id != container.id)
-        used = {point.name for other in others for point in other.mounts if point.name}
+        used = {point.name for other in others for point in other.mounts if point.type == "volume"}
         for point in container.mounts:
             if point.type != "volume" or point.name in used:
                 continue
@@ -135,9 +147,3 @@ class Removal:
                     self._events.publish("volume", "destroy", point.name, {"driver": "local"})
             except (EngineError, OSError):
                 log.exception("removing anonymous volume %s", point.name)
-
-
-def check_not_link(link: bool) -> None:
-    """Refuse the removal of a legacy link, which proa has none of. Raises InvalidParameter."""
-    if link:
-        raise InvalidParameter("links between containers are not supported: use a user-defined network")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ class HostFacts:
     :ivar accelerator: "kvm" or "tcg", and ``accelerator_reason`` why; "" when there is no VM hull.
     :ivar cgroup_version: "1" or "2"; ``cgroup_driver`` is always cgroupfs.
     :ivar tools: versions of the programs proa runs, by name.
+    :ivar list_devices: names those that are described in ``cdi_spec_dirs`` at the moment.
     :ivar default_log: of containers that name no driver; told by the daemon's command line.
     """
 
@@ -52,6 +53,8 @@ class HostFacts:
     tools: Mapping[str, str] | None = None
     security_options: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    cdi_spec_dirs: Sequence[Path] = ()
+    list_devices: Callable[[], Sequence[str]] = tuple
     default_log: LogConfig = field(default_factory=lambda: LogConfig(type="json-file"))
 
 
@@ -84,6 +87,8 @@ class Info:
     system_time_ns: int
     event_listeners: int
     open_files: int
+    cdi_spec_dirs: Sequence[Path] = ()
+    devices: Sequence[str] = ()
     registries: RegistrySettings = field(default_factory=RegistrySettings)
     log_drivers: Sequence[str] = ()
     default_log_driver: str = ""
@@ -173,6 +178,8 @@ class System:
             tools=facts.tools or {},
             security_options=facts.security_options,
             warnings=facts.warnings,
+            cdi_spec_dirs=facts.cdi_spec_dirs,
+            devices=facts.list_devices(),
             system_time_ns=time.time_ns(),
             event_listeners=self._events.subscribers,
             registries=self._registries.settings,

@@ -101,6 +101,6 @@ class Volumes:
     def _used(self) -> Mapping[str, Sequence[str]]:
         used: dict[str, list[str]] = {}
         for container in self._registry:
-            for name in {point.name for point in container.mounts if point.name}:
+            for name in {point.name for point in container.mounts if point.type == "volume"}:
                 used.setdefault(name, []).append(container.id)
         return used

@@ -153,9 +153,9 @@ def open_tree(path: Path, *, clone: bool = True, recursive: bool = False) -> int
     return _call(path, _SYS_OPEN_TREE, AT_FDCWD, os.fsencode(path), flags)
 
 
-def copy_mount(directory: int) -> int:
+def copy_mount(directory: int, *, recursive: bool = True) -> int:
     """Copy the mount that a descriptor lies in, from what it refers to on, with the mounts below it."""
-    flags = os.O_CLOEXEC | _OPEN_TREE_CLONE | AT_RECURSIVE | AT_EMPTY_PATH
+    flags = os.O_CLOEXEC | _OPEN_TREE_CLONE | AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     return _call("open_tree", _SYS_OPEN_TREE, directory, b"", flags)
 
 

@@ -134,8 +134,12 @@ class TmpfsOptions(ApiStruct, frozen=True, kw_only=True):
     options: list[list[str]] | None = None
 
 
+class ImageOptions(ApiStruct, frozen=True, kw_only=True):
+    subpath: str = ""
+
+
 class MountSpec(ApiStruct, frozen=True, kw_only=True):
-    """One ``--mount``. ``type`` is bind, volume or tmpfs."""
+    """One ``--mount``. ``type`` is bind, volume, tmpfs or image."""
 
     target: str = ""
     source: str = ""
@@ -145,6 +149,7 @@ class MountSpec(ApiStruct, frozen=True, kw_only=True):
     bind_options: BindOptions | None = None
     volume_options: VolumeOptions | None = None
     tmpfs_options: TmpfsOptions | None = None
+    image_options: ImageOptions | None = None
 
 
 class HostConfig(ApiStruct, frozen=True, kw_only=True):

@@ -56,6 +56,7 @@ class Endpoint:
     address6: IPv6Interface | None = None
     gateway6: IPv6Address | None = None
     dns_names: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()  # aliases for this container alone: alias, name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,9 @@ class EndpointRequest:
     address6: IPv6Address | None = None
     mac: str | None = None
     aliases: tuple[str, ...] = ()
+    interface: str = ""  # its name inside; "" lets proa choose
+    link_local: tuple[IpAddress, ...] = ()  # further addresses, which no router forwards
+    links: tuple[tuple[str, str], ...] = ()  # alias, and the name on this network that it stands for
     priority: int = 0
 
 

@@ -120,6 +120,7 @@ class Interface:
     gateway: IPv4Address | None = None  # set on the one interface that carries the default route
     address6: IPv6Interface | None = None
     gateway6: IPv6Address | None = None  # as gateway, of IPv6
+    link_local: tuple[IPv4Interface | IPv6Interface, ...] = ()  # further addresses, when it is made
     mtu: int = 1500
 
 
@@ -139,11 +140,23 @@ class NetworkAttachment:
 # --- limits and privileges ---
 
 
+class DeviceLimitKind(enum.Enum):
+    """What of a block device is limited, in the words of the OCI runtime-spec, config-linux.md, Block IO."""
+
+    WEIGHT = "weightDevice"
+    READ_BPS = "throttleReadBpsDevice"
+    WRITE_BPS = "throttleWriteBpsDevice"
+    READ_IOPS = "throttleReadIOPSDevice"
+    WRITE_IOPS = "throttleWriteIOPSDevice"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThrottledDevice:
-    major: int
-    minor: int
-    rate: int  # bytes/s or operations/s
+class DeviceLimit:
+    """A limit of one block device of the host, looked up when the task is made."""
+
+    kind: DeviceLimitKind
+    path: Path
+    value: int  # a weight, bytes/s or operations/s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +172,10 @@ class Resources:
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     pids: int = 0
+    cpu_realtime_period_us: int = 0
+    cpu_realtime_runtime_us: int = 0
     blkio_weight: int = 0
+    device_limits: tuple[DeviceLimit, ...] = ()
     oom_kill_disable: bool = False
     memory_swappiness: int | None = None
 
@@ -198,6 +214,7 @@ class Security:
     readonly_paths: tuple[str, ...] | None = None
     devices: tuple[Device, ...] = ()
     device_cgroup_rules: tuple[str, ...] = ()
+    cdi_devices: tuple[str, ...] = ()  # vendor.com/class=name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -173,7 +173,7 @@ class Attacher:
         plug = self._plug_of(place)
         await self.reaper.make_way(replace(new, places=(place,)))
         try:
-            if place.endpoint.address6 is not None:
+            if place.endpoint.address6 is not None or _has_ipv6_link_local(place):
                 await self.pool.allow_ipv6(namespace)
             await anyio.to_thread.run_sync(self.maker.add, plug, namespace, limiter=self.threads)
             undo.callback(self.maker.remove, place.interface, namespace)
@@ -231,6 +231,8 @@ class Attacher:
         try:
             if namespace is not None and any(endpoint.address6 for endpoint in record.endpoints):
                 await self.pool.allow_ipv6(namespace)
+            if namespace is not None and any(_has_ipv6_link_local(place) for place in record.places):
+                await self.pool.allow_ipv6(namespace)
             await anyio.to_thread.run_sync(self.maker.make, record, plugs, namespace, limiter=self.threads)
             for endpoint in record.endpoints:
                 undo.callback(self._make_known(endpoint, record.dns))
@@ -287,6 +289,10 @@ class Attacher:
         targets = frozenset((port.host_ip, port.host_port) for port in ports if port.protocol == "udp")
         if targets:
             self.reaper.forget_udp(targets)
+
+
+def _has_ipv6_link_local(place: Place) -> bool:
+    return any(address.version == 6 for address in place.interface.link_local)
 
 
 def attached_of(record: Record) -> Attached:

@@ -136,6 +136,7 @@ class DeviceMaker:
         messages = [set_link(peer.index, up=True), add_address(peer.index, interface.address)]
         if interface.address6 is not None:
             messages.append(add_address(peer.index, interface.address6))
+        messages += (add_address(peer.index, address) for address in interface.link_local)
         gateways = (interface.gateway, interface.gateway6)
         messages += (add_default_route(peer.index, gateway) for gateway in gateways if gateway is not None)
         namespace.route.transact(*messages)

@@ -105,6 +105,7 @@ def hosts_file(
     extra_hosts: Sequence[str] = (),
     host_gateway: IPv4Address | None = None,
     base: str | None = None,
+    links: Sequence[tuple[str, Sequence[IpAddress]]] = (),
 ) -> bytes:
     """Build a container's hosts file: loopback, then what the user adds, then the container itself.
 
@@ -114,12 +115,14 @@ def hosts_file(
     :param addresses: of the container, one on each of its networks; empty for one without a network.
     :param extra_hosts: ``name:address`` or ``name=address``; HOST_GATEWAY as address stands for
         ``host_gateway``.
+    :param links: names of peers, as they are written, with their addresses.
     :raises InvalidParameter: an extra host is malformed.
     """
     names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
     loopback = [f"{address}\t{name}" for address, name in LOCALHOST_LINES]
     lines = loopback if base is None else base.splitlines()
     lines += [_extra_line(entry, host_gateway) for entry in extra_hosts]
+    lines += [f"{address}\t{peer}" for peer, found in links for address in found]
     lines += [f"{address}\t{names}" for address in addresses if hostname]
     return "".join(line + "\n" for line in lines).encode()
 
@@ -133,6 +136,24 @@ def hosts_change(before: bytes, after: bytes) -> Callable[[bytes], bytes]:
     def change(found: bytes) -> bytes:
         kept = [line for line in found.splitlines() if line not in gone]
         return b"".join(line + b"\n" for line in (*kept, *new))
+
+    return change
+
+
+def peer_moved(names: str, addresses: Sequence[IpAddress]) -> Callable[[bytes], bytes]:
+    """Return what makes of a hosts file one in which a linked peer has these addresses.
+
+    :param names: as the peer's lines have them; the first one is its alias, by which they are known.
+    """
+    alias = names.split()[0].encode()
+    new = [f"{address}\t{names}".encode() for address in addresses]
+
+    def change(found: bytes) -> bytes:
+        lines = found.splitlines()
+        old = [number for number, line in enumerate(lines) if line.split()[1:2] == [alias]]
+        kept = [line for number, line in enumerate(lines) if number not in old]
+        place = old[0] if old else len(kept)
+        return b"".join(line + b"\n" for line in (*kept[:place], *new, *kept[place:]))
 
     return change
 

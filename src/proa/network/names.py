@@ -279,4 +279,5 @@ def _endpoint_packet(network: Network, endpoint: Endpoint, servers: Sequence[str
         "addresses": [str(address) for address in addresses_of([endpoint])],
         "names": list(endpoint.dns_names),
         "servers": list(servers),
+        "links": dict(endpoint.links),
     }

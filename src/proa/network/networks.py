@@ -357,9 +357,11 @@ class Networks:
         domainname: str = "",
         extra_hosts: Sequence[str] = (),
         on_host: bool = False,
+        links: Sequence[tuple[str, Endpoint]] = (),
     ) -> bytes:
         """Return a container's /etc/hosts; with ``on_host`` for the host's own network, which begins with the
-        host's lines. Raises InvalidParameter for a malformed extra host."""
+        host's lines; ``links``: what peers are called, with their places. Raises InvalidParameter for a
+        malformed extra host."""
         return files.hosts_file(
             addresses=files.addresses_of(endpoints),
             hostname=hostname,
@@ -367,6 +369,7 @@ class Networks:
             extra_hosts=extra_hosts,
             host_gateway=self.host_gateway,
             base=read_hosts() if on_host else None,
+            links=[(names, files.addresses_of([endpoint])) for names, endpoint in links],
         )
 
     @property

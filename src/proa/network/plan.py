@@ -15,7 +15,7 @@ from pathlib import Path
 from proa.host.rtnetlink import parse_mac
 from proa.model.errors import InvalidParameter
 from proa.model.ids import new_id, short
-from proa.model.network import Endpoint, EndpointRequest, Network, PublishedPort
+from proa.model.network import Endpoint, EndpointRequest, IpAddress, Network, PublishedPort
 from proa.model.task import Interface, NetworkKind
 from proa.network import ipam
 from proa.network.catalog import Catalog
@@ -97,15 +97,17 @@ class Planner:
             address6=address6,
             gateway6=None if network.internal else network.gateway6,
             dns_names=_names(record, wanted, network),
+            links=wanted.links,
         )
         prefix = "pv" if record.kind is NetworkKind.NAMESPACE else "pt"
         interface = Interface(
-            name=_free_name(record.places),
+            name=_chosen_name(record.places, wanted.interface) or _free_name(record.places),
             device="" if network.driver in PARENT_DRIVERS else prefix + endpoint_id[:_DEVICE_DIGITS],
             network_id=network.id,
             mac=mac,
             address=address,
             address6=address6,
+            link_local=tuple(_link_local(one) for one in wanted.link_local),
             mtu=network.mtu,
         )
         return Place(endpoint=endpoint, interface=interface, priority=wanted.priority)
@@ -186,6 +188,18 @@ def _names(record: Record, wanted: EndpointRequest, network: Network) -> tuple[s
         return ()
     names = (record.name, *wanted.aliases, short(record.container_id), record.hostname)
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _chosen_name(places: Sequence[Place], name: str) -> str:
+    """:raises InvalidParameter: another interface of the container has the name."""
+    if any(place.interface.name == name for place in places):
+        raise InvalidParameter(f"an interface named {name} exists already")
+    return name
+
+
+def _link_local(address: IpAddress) -> IPv4Interface | IPv6Interface:
+    """The prefix is that of all link-local addresses: RFC 3927, RFC 4291."""
+    return IPv4Interface(f"{address}/16") if address.version == 4 else IPv6Interface(f"{address}/64")
 
 
 def _free_name(places: Sequence[Place]) -> str:

@@ -64,6 +64,9 @@ MIGRATIONS = (
     UPDATE endpoints SET is_target = is_default;
     ALTER TABLE attachments ADD COLUMN dns TEXT NOT NULL DEFAULT '[]';
     """,
+    """
+    ALTER TABLE endpoints ADD COLUMN links TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 
 
@@ -215,7 +218,7 @@ class NetworkStore:
     def _add_place(self, container_id: str, position: int, place: Place, is_target: int) -> None:
         endpoint, interface = place.endpoint, place.interface
         self._database.execute(
-            "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 endpoint.endpoint_id,
                 container_id,
@@ -233,6 +236,7 @@ class NetworkStore:
                 int(interface.gateway6 is not None),
                 is_target,
                 place.priority,
+                json.dumps(endpoint.links),
             ),
         )
 
@@ -299,6 +303,7 @@ def _place_of(row: sqlite3.Row, name: str) -> Place:
         address6=address6,
         gateway6=gateway6,
         dns_names=tuple(json.loads(row["dns_names"])),
+        links=tuple((alias, name) for alias, name in json.loads(row["links"])),
     )
     interface = Interface(
         name=row["interface"],

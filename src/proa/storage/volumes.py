@@ -8,7 +8,8 @@ directory without a row gets one, so that data outlives a lost database.
     volumes/<name>/_data          what containers see
     volumes/<name>/copying        present while an image's content is copied in: the copy is not whole
     volumes/.removed-<name>~<hex> being deleted
-    volumes/.pinned-<hex>         a mount of what lies at a subpath, while a container with it is started
+    volumes/.pinned-<hex>         a mount of what lies at a subpath or in an image, while a container with it
+                                  is started (``pins``)
 
 Source: Engine API, Volume; moby, volume/local and volume/service, for rules and texts.
 """
@@ -21,9 +22,9 @@ import re
 import secrets
 import shutil
 import sqlite3
-import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import anyio
@@ -31,10 +32,10 @@ import anyio.to_thread
 import msgspec
 
 from proa.host.database import Database
-from proa.host.mount import Resolve, copy_mount, ensure_unmounted, move_mount, openat2
 from proa.model.errors import Conflict, Internal, InvalidParameter, NoSuchVolume, NotFound
 from proa.model.ids import Digest, new_id
 from proa.model.volume import Volume
+from proa.storage import pins
 from proa.storage.copying import copy_tree, empty_tree, find_directory
 from proa.storage.layers import Layers
 from proa.storage.volume_mounts import check_options, is_mounted, mount_volume, unmount_volume
@@ -46,7 +47,6 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _ANONYMOUS = re.compile(r"[0-9a-f]{64}")
 _REMOVED = ".removed-"
 _COPYING = "copying"
-_PINNED = ".pinned-"
 _MIGRATIONS = (
     """
     CREATE TABLE volumes (
@@ -141,27 +141,24 @@ class Volumes:
 
         :raises InvalidParameter: it is not there, or a link leads out of the volume.
         """
-        root = os.open(self.get(name).mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            found = openat2(root, subpath, os.O_PATH, resolve=Resolve.BENEATH | Resolve.NO_MAGICLINKS)
-        except OSError as error:
-            raise InvalidParameter(
-                f"cannot access path {self.get(name).mountpoint / subpath}: {(error.strerror or '').lower()}"
-            ) from error
-        finally:
-            os.close(root)
-        place = self._root / f"{_PINNED}{secrets.token_hex(8)}"
-        with contextlib.ExitStack() as undo:
-            undo.callback(_unpin, place)
-            try:
-                _make_like(found, place)
-                tree = copy_mount(found)
-            finally:
-                os.close(found)
-            try:
-                move_mount(tree, place)
-            finally:
-                os.close(tree)
+        with pins.pin(pins.find_below(self.get(name).mountpoint, subpath), self._root) as place:
+            yield place
+
+    def pinned_alone(self, source: Path) -> AbstractContextManager[Path]:
+        """Give a path at which a directory or file of the host is without what is mounted below it, good for
+        the span of the block. Raises InvalidParameter: it is not there."""
+        return pins.pin_alone(source, self._root)
+
+    @contextlib.contextmanager
+    def pinned_image(self, layers: Sequence[Digest], subpath: str) -> Iterator[Path]:
+        """Give a path at which an image is, read-only, or what it has at a subpath, during the block.
+
+        :param layers: lowest first.
+        :raises InvalidParameter: there is nothing at the subpath, or a link leads out of the image.
+        :raises NotFound: a layer is missing.
+        """
+        lowers = [self._layers.mount(diff_id) for diff_id in reversed(layers)]
+        with pins.pin_merged(lowers, self._root, empty=self._layers.empty, subpath=subpath) as place:
             yield place
 
     async def unmount(self, name: str) -> None:
@@ -258,8 +255,8 @@ class Volumes:
 
     def _reconcile(self) -> None:
         for directory in list(self._root.iterdir()):
-            if directory.name.startswith(_PINNED):
-                _unpin(directory)  # of a daemon that was killed
+            if directory.name.startswith(pins.PREFIX):
+                pins.unpin(directory)  # of a daemon that was killed
             elif directory.name.startswith(_REMOVED):
                 name = directory.name.removeprefix(_REMOVED).partition("~")[0]
                 if not (self._root / name).exists():
@@ -343,20 +340,3 @@ def _delete(path: Path) -> None:
 
 def _json(value: Mapping[str, str]) -> str:
     return msgspec.json.encode(dict(value)).decode()
-
-
-def _make_like(found: int, place: Path) -> None:
-    """A directory is mounted on a directory, anything else on a file."""
-    if stat.S_ISDIR(os.fstat(found).st_mode):
-        place.mkdir(mode=0o700)
-    else:
-        place.touch(mode=0o600)
-
-
-def _unpin(place: Path) -> None:
-    ensure_unmounted(place)
-    with contextlib.suppress(FileNotFoundError):
-        if place.is_dir():
-            place.rmdir()
-        else:
-            place.unlink()

@@ -78,6 +78,13 @@ class Commit(ApiStruct, frozen=True, kw_only=True):
     id: str = msgspec.field(default="", name="ID")
 
 
+class DeviceInfo(ApiStruct, frozen=True, kw_only=True):
+    """A device that containers may ask for. ``source`` is the driver."""
+
+    source: str = ""
+    id: str = msgspec.field(default="", name="ID")
+
+
 class Info(ApiStruct, frozen=True, kw_only=True):
     id: str = msgspec.field(default="", name="ID")
     containers: int = 0
@@ -135,6 +142,7 @@ class Info(ApiStruct, frozen=True, kw_only=True):
     security_options: list[str] = []
     product_license: str = ""
     warnings: list[str] = []
+    discovered_devices: list[DeviceInfo] = []
     cdi_spec_dirs: list[str] = msgspec.field(default_factory=list, name="CDISpecDirs")
 
 

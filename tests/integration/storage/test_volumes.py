@@ -170,6 +170,20 @@ async def test_two_containers_fill_a_volume_once(store: Store) -> None:
     assert (volume.mountpoint / "a/b/c").read_text() == "deep"
 
 
+async def test_an_image_is_held_read_only(store: Store) -> None:
+    layers = [await store.add(IMAGE)]
+    with store.volumes.pinned_image(layers, "") as image, store.volumes.pinned_image(layers, "srv/a") as part:
+        assert (image / "srv/file").read_text() == "content"
+        assert (part / "b/c").read_text() == "deep"
+        with pytest.raises(OSError, match="Read-only"):
+            (image / "new").touch()
+    assert not image.exists() and not part.exists()
+    with pytest.raises(InvalidParameter), store.volumes.pinned_image(layers, "srv/nothing"):
+        raise AssertionError("there is nothing")
+    root = create(store, "v1").mountpoint.parent.parent
+    assert [path.name for path in root.iterdir()] == ["v1"]
+
+
 async def test_what_lies_at_a_subpath_is_held(store: Store) -> None:
     volume = create(store, "v1")
     inside = volume.mountpoint / "sub"

@@ -275,3 +275,20 @@ async def test_a_platform_of_another_system(ground: Ground) -> None:
             await daemon.engine.containers.create(
                 "web", ContainerConfig(image="busybox"), HostConfig(), NetworkingConfig(), "windows/amd64"
             )
+
+
+async def test_an_image_is_mounted(ground: Ground) -> None:
+    async with ground.daemon() as daemon:
+        mount = MountSpec(type="image", source="busybox", target="/a")
+        container = await daemon.create(host=HostConfig(mounts=[mount]))
+        (point,) = container.mounts
+        assert (point.source, point.name, point.layers, point.rw) == (
+            IMAGE.id,
+            "busybox",
+            IMAGE.layers,
+            False,
+        )
+        assert daemon.engine.images.users_of(IMAGE.id) == [(container.id, False)]
+        missing = MountSpec(type="image", source="nothing", target="/a")
+        with pytest.raises(InvalidParameter, match="No such image: nothing"):
+            await daemon.create("two", host=HostConfig(mounts=[missing]))

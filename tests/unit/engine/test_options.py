@@ -143,6 +143,11 @@ SAMPLES: dict[str, Any] = {
         "VolumeOptions": {"DriverConfig": {"Name": "local"}},
     },
     "Mount.VolumeOptions.Subpath": {"Type": "volume", "Source": "data", "VolumeOptions": {"Subpath": "x"}},
+    "Mount.ImageOptions.Subpath": {
+        "Type": "image",
+        "Source": "busybox",
+        "ImageOptions": {"Subpath": "bin"},
+    },
     "Mount.TmpfsOptions.SizeBytes": {"Type": "tmpfs", "Source": "", "TmpfsOptions": {"SizeBytes": 2**20}},
     "Mount.TmpfsOptions.Mode": {"Type": "tmpfs", "Source": "", "TmpfsOptions": {"Mode": 0o700}},
     "Mount.TmpfsOptions.Options": {
@@ -163,7 +168,8 @@ SAMPLES: dict[str, Any] = {
     "Endpoint.Links": {"Links": ["other:alias"]},
     "Endpoint.MacAddress": {"MacAddress": "02:42:ac:11:00:09"},
     "Endpoint.Aliases": {"Aliases": ["db"]},
-    "Endpoint.DriverOpts": {"DriverOpts": {"a": "b"}},
+    "Endpoint.DriverOpts": {"DriverOpts": {"com.docker.network.endpoint.ifname": "lan0"}},
+    "Endpoint.DriverOpts other": {"DriverOpts": {"a": "b"}},
     "Endpoint.GwPriority": {"GwPriority": 1},
     "HostConfig.LogConfig none": {"Type": "none"},
     "HostConfig.LogConfig max-size": {"Type": "json-file", "Config": {"max-size": "1m"}},
@@ -221,6 +227,7 @@ def fields(struct: type[msgspec.Struct], prefix: str) -> Iterator[str]:
         "BindOptions": model.BindOptions,
         "VolumeOptions": model.VolumeOptions,
         "TmpfsOptions": model.TmpfsOptions,
+        "ImageOptions": model.ImageOptions,
         "IPAMConfig": model.EndpointIpamConfig,
     }
     for field in msgspec.structs.fields(struct):
@@ -310,7 +317,7 @@ async def test_each_row_is_true(ground: Ground) -> None:
                     }
                 ]
             },
-            "ReadOnlyForceRecursive requires ReadOnly",
+            "mount options conflict: !ReadOnly && BindOptions.ReadOnlyForceRecursive",
         ),
         (
             {

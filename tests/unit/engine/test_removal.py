@@ -164,12 +164,6 @@ class TestRemove:
             await remove(daemon, "two", volumes=True)
             assert daemon.engine.volumes._store.list() == []
 
-    async def test_links_are_refused(self, ground: Ground) -> None:
-        async with ground.daemon() as daemon:
-            await daemon.create()
-            with pytest.raises(InvalidParameter, match="links"):
-                await daemon.engine.containers.remove("web", force=False, volumes=False, link=True)
-
 
 class TestPrune:
     async def test_takes_what_does_not_run(self, ground: Ground) -> None:

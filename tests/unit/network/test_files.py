@@ -80,3 +80,12 @@ def test_a_container_without_a_network_has_no_line_of_its_own() -> None:
 def test_a_malformed_extra_host_is_refused(entry: str) -> None:
     with pytest.raises(InvalidParameter, match="add-host"):
         files.hosts_file(addresses=[], hostname="h", extra_hosts=[entry])
+
+
+def test_linked_peers_are_in_the_hosts_file_and_move_there() -> None:
+    peers = [("db c0ffee store", [IPv4Address("172.17.0.2")])]
+    before = files.hosts_file(addresses=[IPv4Address("172.17.0.3")], hostname="web", links=peers)
+    assert before.endswith(b"172.17.0.2\tdb c0ffee store\n172.17.0.3\tweb\n")
+    moved = files.peer_moved("db c0ffee store", [IPv4Address("172.17.0.9")])(before)
+    assert moved == before.replace(b"172.17.0.2", b"172.17.0.9")
+    assert files.peer_moved("db", [IPv4Address("10.0.0.1")])(b"# mine\n") == b"# mine\n10.0.0.1\tdb\n"

@@ -70,6 +70,24 @@ def test_a_container_sees_the_names_of_all_its_networks_and_of_no_other(views: V
     assert views.view("gone", ip_address("10.0.0.2")) is None
 
 
+def test_an_alias_of_ones_own_goes_before_names_and_others_do_not_see_it(views: Views) -> None:
+    views.put(
+        "web-front",
+        EndpointEntry(
+            container="web",
+            network="front",
+            addresses=(ip_address("10.0.0.2"),),
+            names=("web",),
+            links={"store": "api", "api": "web", "gone": "missing"},
+        ),
+    )
+    web, api = view(views, "front", "10.0.0.2"), view(views, "front", "10.0.0.3")
+    assert four(views, web, "store") == {"10.0.0.3"}
+    assert four(views, web, "api") == {"10.0.0.2"}
+    assert four(views, web, "gone") is None
+    assert four(views, api, "store") is None
+
+
 def test_forwarding_follows_the_networks(views: Views) -> None:
     assert view(views, "front", "10.0.0.2").forwards
     assert not view(views, "back", "10.1.0.4").forwards

@@ -21,6 +21,8 @@ FACTS = HostFacts(
     architecture="amd64",
     cgroup_is_v2=True,
     limits_swap=True,
+    throttles_io=True,
+    has_realtime=True,
 )
 
 

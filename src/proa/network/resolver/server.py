@@ -8,9 +8,9 @@ nothing: the sockets it answers on are bound by the daemon and handed over. What
 DIRECTORY/log. What it knows it is told on the control socket (SOCK_SEQPACKET, one JSON object in each packet)
 by the daemon of the day:
 
-    hello                          answered with {"version": 1, "networks": [keys it listens for]}
+    hello                          answered with {"version": 2, "networks": [keys it listens for]}
     network  key name subnets internal [address]   with two descriptors (UDP, TCP) unless it listens already
-    endpoint key network container addresses names servers
+    endpoint key network container addresses names servers links
     drop     key                   forget an endpoint
     forget   key                   forget a network and close its sockets
     keep     networks endpoints    forget all others (keys)
@@ -44,7 +44,7 @@ from proa.network.resolver.forward import Upstream, forward
 from proa.network.resolver.message import Address, Question
 from proa.network.resolver.views import EndpointEntry, NetworkEntry, Views
 
-VERSION = 1
+VERSION = 2
 CONTROL = "control"
 PID = "pid"
 LOG = "log"
@@ -270,6 +270,7 @@ def _endpoint(packet: Packet) -> EndpointEntry:
         addresses=tuple(ip_address(text) for text in packet["addresses"]),
         names=tuple(packet["names"]),
         servers=tuple(packet["servers"]),
+        links={alias.lower(): name.lower() for alias, name in packet["links"].items()},
     )
 
 

@@ -9,7 +9,7 @@ just made) sees that network's names. Others are strangers and get no answer.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeVar
@@ -31,23 +31,26 @@ class NetworkEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointEntry:
-    """A container on a network. ``servers``: whom it wants asked for what is not known here."""
+    """A container on a network. ``servers``: whom it wants asked for what is not known here; ``links``: the
+    names that aliases of its own stand for there."""
 
     container: str
     network: str
     addresses: tuple[Address, ...]
     names: tuple[str, ...]
     servers: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """What one asker sees: networks by id; whether other names are asked for elsewhere, and whom (none: the
-    host's nameservers)."""
+    host's nameservers); what its own aliases stand for, by network and alias."""
 
     networks: tuple[str, ...]
     forwards: bool
     servers: tuple[str, ...] = ()
+    links: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -105,26 +108,37 @@ class Views:
             networks=networks,
             forwards=any(not one.is_internal for one in known),
             servers=asker.servers,
+            links={(one.network, alias): name for one in mine for alias, name in one.links.items()},
         )
 
     def addresses(self, view: View, name: str, shuffle: Shuffle = random.shuffle) -> list[Address] | None:
         """Return the addresses of all that have the name, in a new order each time; None when nobody has it.
 
-        A name may be followed by that of its network: ``db.back``.
+        A name may be followed by that of its network: ``db.back``. What an alias of the asker's own leads to
+        goes before what others are called.
         """
+        linked = [network for network in view.networks if (network, name) in view.links]
+        others = [network for network in view.networks if network not in linked]
+        found = self._named(view, linked, name) if linked else None
+        found = found or self._named(view, others, name)
+        if found is None:
+            return None
+        addresses = list(found)
+        shuffle(addresses)
+        return addresses
+
+    def _named(self, view: View, networks: Iterable[str], name: str) -> dict[Address, None] | None:
         found: dict[Address, None] = {}
         is_known = False
-        for network in view.networks:
-            keys = self._by_name.get((network, name))
+        for network in networks:
+            keys = self._by_name.get((network, view.links.get((network, name), name)))
             entry = self.networks.get(network)
             if keys is None and entry is not None and name.endswith("." + entry.name.lower()):
                 keys = self._by_name.get((network, name[: -len(entry.name) - 1]))
             for key in keys or ():
                 is_known = True
                 found |= dict.fromkeys(self.endpoints[key].addresses)
-        addresses = list(found)
-        shuffle(addresses)
-        return addresses if is_known else None
+        return found if is_known else None
 
     def names(self, view: View, pointer: str) -> list[str] | None:
         """Return the name of the container with an address, given as a name of a reverse zone; [] when the

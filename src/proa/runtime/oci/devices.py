@@ -64,9 +64,7 @@ def rules(security: Security, nodes: Iterable[DeviceNode]) -> list[Json]:
         return [_rule(allow=True, access="rwm")]
     found = default_rules()
     for node in nodes:
-        found.append(
-            _rule(allow=True, access=node.permissions, kind=node.kind, major=node.major, minor=node.minor)
-        )
+        found.append(node_rule(node))
     return found + [parse_rule(text) for text in security.device_cgroup_rules]
 
 
@@ -96,6 +94,35 @@ def node_entry(node: DeviceNode) -> Json:
     }
 
 
+def node_rule(node: DeviceNode) -> Json:
+    """Return the rule that lets a container use a node."""
+    return _rule(allow=True, access=node.permissions, kind=node.kind, major=node.major, minor=node.minor)
+
+
+def look_up(path: Path, inside: str, permissions: str) -> DeviceNode | None:
+    """Return the node at a path of the host, to be made at ``inside``; None when there is none.
+
+    :raises OSError: there is nothing.
+    """
+    found = path.stat()
+    if stat.S_ISCHR(found.st_mode):
+        kind = "c"
+    elif stat.S_ISBLK(found.st_mode):
+        kind = "b"
+    else:
+        return None
+    return DeviceNode(
+        path=inside,
+        kind=kind,
+        major=os.major(found.st_rdev),
+        minor=os.minor(found.st_rdev),
+        mode=stat.S_IMODE(found.st_mode),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        permissions=permissions,
+    )
+
+
 def _rule(
     *, allow: bool, access: str, kind: str = "", major: int | None = None, minor: int | None = None
 ) -> Json:
@@ -115,7 +142,7 @@ def _named(device: Device) -> list[DeviceNode]:
         if path.is_dir():
             found = list(_below(path.resolve(), device.container_path, device.permissions))
         else:
-            node = _look(path, device.container_path, device.permissions)
+            node = look_up(path, device.container_path, device.permissions)
             found = [] if node is None else [node]
     except OSError as error:
         raise InvalidParameter(
@@ -137,26 +164,6 @@ def _below(directory: Path, inside: str, permissions: str) -> Iterator[DeviceNod
         if entry.is_dir(follow_symlinks=False):
             yield from _below(Path(entry.path), target, permissions)
         else:
-            node = _look(Path(entry.path), target, permissions)
+            node = look_up(Path(entry.path), target, permissions)
             if node is not None:
                 yield node
-
-
-def _look(path: Path, inside: str, permissions: str) -> DeviceNode | None:
-    found = path.stat()
-    if stat.S_ISCHR(found.st_mode):
-        kind = "c"
-    elif stat.S_ISBLK(found.st_mode):
-        kind = "b"
-    else:
-        return None
-    return DeviceNode(
-        path=inside,
-        kind=kind,
-        major=os.major(found.st_rdev),
-        minor=os.minor(found.st_rdev),
-        mode=stat.S_IMODE(found.st_mode),
-        uid=found.st_uid,
-        gid=found.st_gid,
-        permissions=permissions,
-    )

@@ -36,6 +36,8 @@ class HostFacts:
         raise them (CAP_SYS_RESOURCE).
     :ivar nr_open: no RLIMIT_NOFILE may exceed it, whoever asks.
     :ivar lowest_oom_score_adj: a lower one cannot be set.
+    :ivar throttles_io: single block devices can be limited.
+    :ivar has_realtime: cgroups are given time for real-time tasks.
     """
 
     capabilities: frozenset[str]
@@ -47,6 +49,8 @@ class HostFacts:
     architecture: str
     cgroup_is_v2: bool
     limits_swap: bool
+    throttles_io: bool = True
+    has_realtime: bool = False
 
 
 def get_facts(hierarchies: Hierarchies) -> HostFacts:
@@ -58,7 +62,7 @@ def get_facts(hierarchies: Hierarchies) -> HostFacts:
     own_adj = int(Path("/proc/self/oom_score_adj").read_text())
     version = re.match(r"(\d+)\.(\d+)", os.uname().release)
     machine = platform.machine()
-    memory = hierarchies.root_of("memory")
+    memory, cpu = hierarchies.root_of("memory"), hierarchies.root_of("cpu")
     return HostFacts(
         capabilities=available,
         hard_limits={} if may_raise else _hard_limits(),
@@ -70,7 +74,18 @@ def get_facts(hierarchies: Hierarchies) -> HostFacts:
         cgroup_is_v2=hierarchies.is_v2,
         limits_swap=hierarchies.is_v2
         or (memory is not None and (memory / "memory.memsw.limit_in_bytes").exists()),
+        throttles_io=_throttles_io(hierarchies),
+        has_realtime=not hierarchies.is_v2 and cpu is not None and (cpu / "cpu.rt_runtime_us").exists(),
     )
+
+
+def _throttles_io(hierarchies: Hierarchies) -> bool:
+    root = hierarchies.root_of("io" if hierarchies.is_v2 else "blkio")
+    if root is None:
+        return False
+    if hierarchies.is_v2:
+        return "io" in (root / "cgroup.controllers").read_text().split()
+    return (root / "blkio.throttle.read_bps_device").exists()
 
 
 def _hard_limits() -> dict[str, int]:

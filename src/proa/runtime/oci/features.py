@@ -13,26 +13,29 @@ from proa.model.config import HostConfig
 from proa.model.errors import InvalidParameter
 from proa.model.task import NetworkKind, RootfsKind
 from proa.runtime.oci import seccomp
+from proa.runtime.oci.block_io import weighs_devices
 from proa.runtime.oci.facts import HostFacts
 from proa.runtime.seam import NO_WEIGHT, Asked, Features
 
 MIN_MEMORY_BYTES = 6 * 1024 * 1024  # Docker's own
 
-_NO_THROTTLING = "limits of single block devices are not passed on yet"
+_NO_WEIGHT_DEVICE = (
+    "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. "
+    "Weight-device discarded."
+)
+_NO_RATE = "Your kernel does not support {} limit or the cgroup is not mounted. Block I/O {} limit discarded."
+_RATES = {
+    "blkio_device_read_bps": _NO_RATE.format("BPS Block I/O read", "BPS read"),
+    "blkio_device_write_bps": _NO_RATE.format("BPS Block I/O write", "BPS write"),
+    "blkio_device_read_i_ops": _NO_RATE.format("IOPS Block read", "IOPS read"),
+    "blkio_device_write_i_ops": _NO_RATE.format("IOPS Block write", "IOPS write"),
+}
 FEATURES = Features(
     rootfs=RootfsKind.DIRECTORY,
     network=NetworkKind.NAMESPACE,
     refused={
-        "HostConfig.DeviceRequests": "there is no driver for device requests (GPUs)",
         "HostConfig.UsernsMode": "user namespaces are not remapped",
         "HostConfig.StorageOpt": "the writable layer has no quota",
-        "HostConfig.CpuRealtimePeriod": "real-time scheduling of cgroups is not passed on",
-        "HostConfig.CpuRealtimeRuntime": "real-time scheduling of cgroups is not passed on",
-        "HostConfig.BlkioWeightDevice": _NO_THROTTLING,
-        "HostConfig.BlkioDeviceReadBps": _NO_THROTTLING,
-        "HostConfig.BlkioDeviceWriteBps": _NO_THROTTLING,
-        "HostConfig.BlkioDeviceReadIOps": _NO_THROTTLING,
-        "HostConfig.BlkioDeviceWriteIOps": _NO_THROTTLING,
     },
     network_modes=frozenset({"bridge", "none", "host", "container"}),
     min_memory_bytes=MIN_MEMORY_BYTES,
@@ -50,6 +53,8 @@ def judge(facts: HostFacts, asked: Asked) -> Sequence[str]:
     Raises InvalidParameter.
     """
     _check_sysctls(asked.host)
+    if (asked.host.cpu_realtime_period or asked.host.cpu_realtime_runtime) and not facts.has_realtime:
+        raise InvalidParameter("Your kernel does not support CPU real-time scheduler")
     if asked.security.seccomp not in ("", "unconfined"):
         seccomp.convert(
             seccomp.parse_profile(asked.security.seccomp),
@@ -91,3 +96,9 @@ def _left_out(host: HostConfig, facts: HostFacts) -> Iterator[str]:
         yield "Your kernel does not support OomKillDisable. OomKillDisable discarded."
     if host.blkio_weight and not get_hierarchies().weighs_io:
         yield NO_WEIGHT
+    if host.blkio_weight_device and not weighs_devices():
+        yield _NO_WEIGHT_DEVICE
+    if not facts.throttles_io:
+        for field, warning in _RATES.items():
+            if getattr(host, field):
+                yield warning

@@ -27,9 +27,10 @@ from proa.host.cgroup import Cgroup, ensure_hierarchies, get_hierarchies, unmoun
 from proa.host.watch import get_start_time, open_process
 from proa.model.errors import InvalidParameter, ToolFailed
 from proa.model.ids import ContainerId
-from proa.model.task import DirectoryRootfs, TaskSpec
-from proa.runtime.oci import conmon, failures
+from proa.model.task import DirectoryRootfs, Mount, TaskSpec
+from proa.runtime.oci import cdi, conmon, failures
 from proa.runtime.oci.binary import SealedBinary
+from proa.runtime.oci.block_io import find_limits
 from proa.runtime.oci.devices import find_devices
 from proa.runtime.oci.facts import get_facts
 from proa.runtime.oci.features import FEATURES, judge
@@ -49,6 +50,7 @@ class OciRuntime:
 
     :param exec_root: directory for bundles, sockets and state, emptied by a reboot; may be shared by both.
     :param seccomp_profile: Docker-format profile for containers that name none; a missing file means none.
+    :param device_specs: where devices are described that containers ask for by qualified names.
     :param init: static program that is process 1 of containers that ask for an init.
     """
 
@@ -62,7 +64,9 @@ class OciRuntime:
         tasks: TaskGroup,
         seccomp_profile: Path,
         init: Path,
+        device_specs: cdi.DeviceSpecs | None = None,
     ) -> None:
+        self._device_specs = device_specs or cdi.DeviceSpecs(())
         self._exec_root = exec_root
         self._init = init
         self._default_seccomp = _load_profile(seccomp_profile)
@@ -176,11 +180,14 @@ class OciRuntime:
         found = Found(
             user=find_user(spec.rootfs.path, spec.process.user, group_add=spec.process.group_add),
             devices=find_devices(spec.security),
+            limits=find_limits(spec.resources.device_limits, throttles_io=self._tools.facts.throttles_io),
             files=_write_files(spec.files, home.files),
             init=self._init,
             default_seccomp=self._default_seccomp,
         )
-        config = build_config(spec, found, self._tools.facts)
+        config = build_config(replace(spec, mounts=_of_files(spec.mounts)), found, self._tools.facts)
+        if spec.security.cdi_devices:
+            cdi.inject(config, self._device_specs.resolve(spec.security.cdi_devices))
         key = self._filters.apply(config) if self._filters is not None else ""
         home.config.write_bytes(msgspec.json.encode(config))
         return key
@@ -248,6 +255,17 @@ def _load_profile(path: Path) -> Profile | None:
         return parse_profile(path.read_bytes())
     except FileNotFoundError:
         return None
+
+
+def _of_files(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
+    """Have what is no directory read-only alone: nothing is mounted below it, and crun 1.8, which looks there
+    for "rro", would find no directory."""
+    return tuple(
+        replace(mount, options=tuple(option for option in mount.options if option != "rro"))
+        if "rro" in mount.options and mount.source is not None and not mount.source.is_dir()
+        else mount
+        for mount in mounts
+    )
 
 
 def _write_files(files: Mapping[str, bytes], directory: Path) -> dict[str, Path]:

@@ -18,6 +18,7 @@ import msgspec
 from proa.model.errors import InvalidParameter
 from proa.model.task import DirectoryRootfs, ProcessSpec, Resources, Rlimit, TaskSpec
 from proa.runtime.oci import capabilities, devices, seccomp
+from proa.runtime.oci.block_io import FoundLimit, block_io
 from proa.runtime.oci.devices import DeviceNode
 from proa.runtime.oci.facts import HostFacts
 from proa.runtime.oci.mounts import INIT_TARGET, build_mounts, rootfs_propagation
@@ -49,6 +50,7 @@ class Found:
 
     user: User
     devices: Sequence[DeviceNode] = ()
+    limits: Sequence[FoundLimit] = ()
     files: Mapping[str, Path] | None = None  # kept by the driver on the host, by target
     init: Path = Path("/usr/bin/tini-static")
     default_seccomp: seccomp.Profile | None = None
@@ -200,7 +202,7 @@ def _linux(spec: TaskSpec, found: Found, caps: Collection[str], facts: HostFacts
         "namespaces": _namespaces(spec),
         "resources": {
             "devices": devices.rules(security, found.devices),
-            **_resources(spec.resources, facts),
+            **_resources(spec.resources, facts, found.limits),
         },
         "maskedPaths": list(_paths(security.masked_paths, MASKED_PATHS, privileged=security.privileged)),
         "readonlyPaths": list(
@@ -269,7 +271,7 @@ def _sysctls(spec: TaskSpec) -> dict[str, str]:
     return found | dict(spec.sysctls)
 
 
-def _resources(wanted: Resources, facts: HostFacts) -> Json:
+def _resources(wanted: Resources, facts: HostFacts, limits: Sequence[FoundLimit]) -> Json:
     found: Json = {}
     memory = _memory(wanted, facts)
     if memory:
@@ -282,6 +284,8 @@ def _resources(wanted: Resources, facts: HostFacts) -> Json:
             ("quota", wanted.cpu_quota_us),
             ("cpus", wanted.cpuset_cpus),
             ("mems", wanted.cpuset_mems),
+            ("realtimePeriod", wanted.cpu_realtime_period_us),
+            ("realtimeRuntime", wanted.cpu_realtime_runtime_us),
         )
         if value
     }
@@ -289,6 +293,8 @@ def _resources(wanted: Resources, facts: HostFacts) -> Json:
         found["cpu"] = cpu
     if wanted.pids > 0:
         found["pids"] = {"limit": wanted.pids}
+    if limits:
+        found["blockIO"] = block_io(limits)
     return found
 
 

@@ -32,6 +32,7 @@ from proa.engine.launcher import Launcher
 from proa.engine.lifecycle import Lifecycle
 from proa.engine.log_files import LogKeeper
 from proa.engine.log_shipping import LogShipping
+from proa.engine.machines.machines import Machines
 from proa.engine.networks import Networks
 from proa.engine.queries import Queries
 from proa.engine.registries import Registries
@@ -66,6 +67,7 @@ class Engine:
     builds: Builds
     system: System
     restore: Restore
+    machines: Machines | None = None  # the daemon adds them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

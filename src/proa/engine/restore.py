@@ -9,6 +9,7 @@ gets its exit recorded, a start or a removal cut in the middle is undone or fini
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 
 import anyio
 
@@ -56,6 +57,7 @@ class Restore:
         self._images = images
         self._roots = roots
         self._lost: set[str] = set()  # that ran until the host went down
+        self.attached_elsewhere: Callable[[], Sequence[str]] = tuple  # ids of machines that hold networks
         self._shipping = shipping
 
     async def find_all(self) -> None:
@@ -78,7 +80,7 @@ class Restore:
                 group.start_soon(one, container)
         self._shipping.resume()
         attached = [container.id for container in self._registry if container.is_alive]
-        await self._networks.cleanup(attached)
+        await self._networks.cleanup([*attached, *self.attached_elsewhere()])
         await self._images.release_all_but([container.id for container in self._registry])
 
     async def start_wanted(self) -> None:

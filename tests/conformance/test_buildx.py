@@ -159,6 +159,17 @@ def test_options(build: Build) -> None:
     assert "\thost\n" in out
 
 
+def test_named_contexts(build: Build, tmp_path: Path) -> None:
+    """docker build: --build-context with a directory or an image"""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "f").write_text("from the other one\n")
+    text = "FROM base\nCOPY --from=files f /f\nRUN cat /f\n"
+    names = [f"files={tmp_path / 'more'}", "base=docker-image://busybox"]
+    assert "from the other one" in build(
+        text, *(word for name in names for word in ("--build-context", name))
+    )
+
+
 @pytest.mark.skipif(BINARY is None, reason="no docker-registry: setup/docker-registry.sh")
 def test_a_private_base(
     daemon: Daemon, environment: None, tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -228,7 +228,13 @@ class Client:
             text = await frontend.load_dockerfile(wanted, session, board)
             if not wanted.upload and not wanted.request.remote:
                 ignored = await frontend.load_ignored(wanted, session, board)
-        request = replace(wanted.request, dockerfile_text=text, answers=session, watcher=board)
+        request = replace(
+            wanted.request,
+            dockerfile_text=text,
+            contexts=frontend.named_contexts(attrs, session),
+            answers=session,
+            watcher=board,
+        )
         knows = self._backend.knows_context
         try:
             if request.remote:

@@ -12,12 +12,13 @@ import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from proa.api.buildkit.board import Board
 from proa.api.buildkit.sessions import Session
 from proa.build.ignore import read_ignore_file
 from proa.build.lexer import MAX_BYTES
-from proa.engine.building.request import BuildRequest
+from proa.engine.building.request import BuildRequest, ContextSource
 from proa.model.config import HostConfig, Ulimit
 from proa.model.errors import InvalidParameter, NotImplementedHere
 
@@ -25,10 +26,7 @@ NAME = "dockerfile.v0"
 UPLOAD = "http://buildkit-session"
 DOCKERFILE = "Dockerfile"
 IGNORE = ".dockerignore"
-NO_CONTEXTS = (
-    "proa's BuildKit API has no further build contexts yet (--build-context {name}): "
-    "copy the files into the context, or name the image in the Dockerfile"
-)
+NO_CONTEXTS = "the build context {name} is not supported: give a directory, docker-image:// or an address"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +78,9 @@ def read_attributes(attrs: Mapping[str, str], tags: Sequence[str], caches: Seque
 
 
 def _refuse(attrs: Mapping[str, str]) -> None:
-    for key in attrs:
-        if key.startswith("context:"):
-            raise NotImplementedHere(NO_CONTEXTS.format(name=key.removeprefix("context:")))
+    for name, source in _prefixed(attrs, "context:").items():
+        if source.startswith(("input:", "oci-layout:")):
+            raise NotImplementedHere(NO_CONTEXTS.format(name=name))
     if "requestid" in attrs:
         raise NotImplementedHere(f"proa does not answer {attrs['requestid']}: it only builds")
     if "," in attrs.get("platform", ""):
@@ -186,6 +184,22 @@ def _read(tar: tarfile.TarFile, name: str) -> bytes | None:
     except RecursionError:
         raise InvalidParameter(f"open {name}: too many levels of symbolic links") from None
     return file.read() if file is not None else None
+
+
+def named_contexts(attrs: Mapping[str, str], session: Session) -> dict[str, ContextSource]:
+    """Return the contexts of ``--build-context``; the client's directories are taken when they are called."""
+    return {
+        name: partial(_local, session, source.removeprefix("local:"))
+        if source.startswith("local:")
+        else source
+        for name, source in _prefixed(attrs, "context:").items()
+    }
+
+
+async def _local(session: Session, name: str) -> AsyncGenerator[bytes, None]:
+    async with session.directory(name) as directory, aclosing(directory.tar()) as pieces:
+        async for piece in pieces:
+            yield piece
 
 
 # --- values ---

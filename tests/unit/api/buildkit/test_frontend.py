@@ -52,7 +52,7 @@ def test_where_the_context_is() -> None:
 @pytest.mark.parametrize(
     ("attrs", "kind", "message"),
     [
-        ({"context:base": "local:base"}, NotImplementedHere, "--build-context base"),
+        ({"context:base": "input:base"}, NotImplementedHere, "the build context base is not supported"),
         ({"requestid": "frontend.outline"}, NotImplementedHere, "it only builds"),
         ({"platform": "linux/amd64,linux/arm64"}, InvalidParameter, "one platform at a time"),
         ({"no-cache": "a,b"}, NotImplementedHere, "--no-cache-filter"),

@@ -51,7 +51,7 @@ e2e: setup test-tools ## the daemon with our command line and the docker CLI
 	$(PYTHON) -m pytest -q tests/e2e
 
 conformance: setup ## the clients of the Engine API, and the table of the readme made of their results
-	@setup/docker-cli.sh $(VENV) && setup/clients.sh $(VENV)
+	@setup/docker-cli.sh $(VENV) && setup/docker-registry.sh $(VENV) && setup/clients.sh $(VENV)
 	$(PYTHON) -m pytest -q tests/conformance; status=$$?; $(PYTHON) -m tests.conformance.table; exit $$status
 
 bench: setup ## compare with Debian's docker.io, in one run

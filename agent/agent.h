@@ -14,6 +14,7 @@
  * fuse.c       the relay between /dev/fuse and the host's file server
  * process.c    the process table, start and end; stdio.c its streams; log.c log and exit record
  * container.c  the way to exec; credentials.c user and limits; user.c passwd and group
+ * files.c      copies of files, to and from the host
  * cgroup.c     limits and use of the workload; devices.c what it may open; stats.c STATS, table.c PROCESSES
  */
 #ifndef PROA_AGENT_H
@@ -131,9 +132,12 @@ bool outcome_read(int fd, struct outcome *outcome);
 bool main_prepare(void);
 /* done is called in the loop. */
 bool main_prepare_image(const struct request *request, worker_done done);
+bool main_rehearse(const struct request *request, worker_done done);
 bool main_configure(const struct request *request, worker_done done);
 /* Whether it can still be started. */
 bool main_waits(void);
+/* Its mount namespace. */
+int main_mounts(void);
 /* Our ends of its pipes, once; the caller closes what it does not use. */
 void main_streams(int streams[3]);
 /* Returns its pid, and the pipe that its report comes through and that exec closes; -1 when it is gone. */
@@ -144,6 +148,7 @@ bool main_unmount(worker_done done);
 /* --- configure.c, netlink.c, rootfs.c, mounts.c: run in the main process; errors through fail() --- */
 
 void configure(struct fields fields);
+void individualize(struct fields fields);
 /* The part of it that all containers of an image share; configure() leaves it out then. */
 void prepare_image(struct fields fields);
 /* Also called in the loop. False with errno set; entropy may only be absent after the first time. */
@@ -155,17 +160,20 @@ void prepare_network(void);
 void prepare_devices(void);
 void prepare_disks(void);
 void setup_network(struct fields fields);
+void forget_addresses(struct fields fields);
 void mount_rootfs(struct fields fields);
 void mount_devices(struct fields fields);
 void resize_shm(struct fields fields);
 void mount_user(struct fields fields);
 void mount_files(struct fields fields);
 void prepare_files(void);
+void empty_files(void);
 /* Hide MASKED_PATH and protect READONLY_PATH, inside the container's root. */
 void restrict_paths(struct fields fields);
 void finish_rootfs(struct fields fields);
 /* Open a path inside the container's root, which no symbolic link leaves; as openat2. */
 int open_inside(const char *path, uint64_t flags, uint64_t mode);
+void leave_root(void); /* in another mount namespace it is another */
 /* Make what is missing, as a directory or as an empty file, and return an O_PATH descriptor of it. */
 int ensure_inside(const char *path, bool directory);
 void mount_on(int target, const char *source, const char *type, unsigned long flags, const char *data);
@@ -185,6 +193,7 @@ void share_require(void);
 
 struct process;
 void process_start(const struct request *request, bool exec);
+void process_files(const struct request *request);
 struct process *process_find(uint32_t id);
 void process_each(void (*visit)(struct process *process));
 void process_list(const struct request *request);
@@ -254,6 +263,7 @@ struct process {
     pid_t pid;
     enum process_state state;
     bool main, tty, reaped, oom;
+    bool freezes; /* of FILES: the workload stands still until its end */
     int status; /* of waitpid, when reaped */
     uint32_t code;
     uint64_t finished_ns;
@@ -290,6 +300,10 @@ struct start {
 
 /* In the template: what does not depend on the container. */
 void container_prepare(void);
+/* --- rehearse.c --- */
+void rehearse(struct fields fields, const struct stdio_ends *ends);
+int rehearse_program(const char *program);
+
 void container_run_main(const struct start *start) __attribute__((noreturn));
 /* Fork a process that joins the main one; its real pid comes with the report. */
 pid_t container_spawn_exec(const struct start *start, pid_t main_pid, int report);
@@ -298,6 +312,14 @@ void resolve_identity(struct fields fields, struct identity *identity);
 void become(struct fields fields, const struct identity *identity);
 char *find_program(const char *name, char **environment);
 int run_init(pid_t child);
+
+/* --- files.c, with tar_out.c and tar_in.c --- */
+
+/* In the loop, with what CONFIGURE says. */
+void files_configured(struct fields fields);
+/* As container_spawn_exec, for FILES. */
+pid_t files_spawn(const struct start *start, pid_t main_pid, int report);
+void files_thaw(void);
 
 /* --- user.c: pure --- */
 

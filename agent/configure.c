@@ -122,6 +122,13 @@ void prepare_image(struct fields fields)
 
 void configure(struct fields fields)
 {
+    individualize(fields);
+    if (!fields_u32(fields, K_PRIVILEGED, 0))
+        restrict_devices();
+}
+
+void individualize(struct fields fields)
+{
     if (!set_clock_and_entropy(fields, true))
         fail_errno("entropy and clock");
     set_names(fields);
@@ -134,6 +141,4 @@ void configure(struct fields fields)
     mount_files(fields);
     finish_rootfs(fields);
     set_limits(fields);
-    if (!fields_u32(fields, K_PRIVILEGED, 0))
-        restrict_devices();
 }

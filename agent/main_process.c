@@ -29,7 +29,7 @@
 #define USUAL_REQUEST 65536u /* larger ones need memory of their own */
 
 struct header {
-    enum { PREPARE, CONFIGURE, START } what;
+    enum { PREPARE, REHEARSE, CONFIGURE, START } what;
     uint32_t size;
     int32_t terminal; /* number of the terminal in /dev/pts, -1 for none; START only */
 };
@@ -62,11 +62,11 @@ static bool move_all(ssize_t (*move)(int, void *, size_t), int fd, void *bytes, 
 
 static struct fields receive(int requests, struct header *header)
 {
-    static uint8_t usual[3][USUAL_REQUEST];
+    static uint8_t usual[4][USUAL_REQUEST];
     static unsigned used;
     if (!move_all(read, requests, header, sizeof *header))
         _exit(1);
-    void *bytes = used < 3 && header->size <= USUAL_REQUEST ? usual[used++] : malloc(header->size + 1u);
+    void *bytes = used < 4 && header->size <= USUAL_REQUEST ? usual[used++] : malloc(header->size + 1u);
     if (!bytes || !move_all(read, requests, bytes, header->size))
         _exit(1);
     return (struct fields){bytes, header->size};
@@ -83,6 +83,8 @@ static void __attribute__((noreturn)) live(int requests, const struct stdio_ends
     while (header.what != START) {
         if (header.what == PREPARE)
             prepare_image(fields);
+        else if (header.what == REHEARSE)
+            rehearse(fields, ends);
         else
             configure(fields);
         report_done();
@@ -188,6 +190,11 @@ bool main_prepare_image(const struct request *request, worker_done done)
     return ask(PREPARE, request, done);
 }
 
+bool main_rehearse(const struct request *request, worker_done done)
+{
+    return ask(REHEARSE, request, done);
+}
+
 bool main_configure(const struct request *request, worker_done done)
 {
     return ask(CONFIGURE, request, done);
@@ -206,6 +213,11 @@ pid_t main_start(struct fields fields, int terminal, int *report)
 bool main_waits(void)
 {
     return prepared.requests >= 0;
+}
+
+int main_mounts(void)
+{
+    return prepared.mounts;
 }
 
 void main_streams(int streams[3])

@@ -25,9 +25,17 @@
 
 /* --- paths inside the root --- */
 
+static int root = -1;
+
+void leave_root(void)
+{
+    if (root >= 0)
+        close(root);
+    root = -1;
+}
+
 int open_inside(const char *path, uint64_t flags, uint64_t mode)
 {
-    static int root = -1;
     if (root < 0)
         root = open(ROOT, O_PATH | O_DIRECTORY | O_CLOEXEC);
     struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
@@ -336,6 +344,13 @@ void prepare_files(void)
         bind_on(file->source, file->path, 0);
         file->mounted = true;
     }
+}
+
+void empty_files(void)
+{
+    for (struct usual *file = usual; file < usual + sizeof usual / sizeof *usual; file++)
+        if (file->mounted && truncate(file->source, 0) < 0)
+            fail_errno("file %s", file->path);
 }
 
 /* Whether the path still means what was mounted there in the template: a MOUNT may have covered it since. */

@@ -149,6 +149,18 @@ static void add_address(const struct nic *nic, const char *text)
     message_send(&message, text);
 }
 
+static void remove_address(const struct nic *nic, const char *text)
+{
+    struct address address = parse_address(text);
+    struct message message;
+    struct ifaddrmsg *info = message_begin(&message, RTM_DELADDR, 0, sizeof *info);
+    info->ifa_family = address.family;
+    info->ifa_prefixlen = address.prefix;
+    info->ifa_index = nic->index;
+    message_attribute(&message, IFA_LOCAL, address.bytes, address.size);
+    message_send(&message, text);
+}
+
 static void add_default_route(const struct nic *nic, const char *text)
 {
     struct address gateway = parse_address(text);
@@ -248,6 +260,9 @@ static void setup_interface(struct nic *nic, struct fields fields)
     take_name(nic, name);
     if (mtu && mtu != USUAL_MTU)
         set_link(nic, IFLA_MTU, &mtu, sizeof mtu, "MTU");
+    /* Before IPv6 is turned on: the link-local address is made of it. */
+    if (fields_find(fields, K_IF_MAC, &mac) && mac.length == 6)
+        set_link(nic, IFLA_ADDRESS, mac.bytes, 6, "MAC address");
     char *text;
     bool six = false;
     for (unsigned i = 0; (text = fields_string(fields, K_IF_ADDRESS, i)); i++)
@@ -258,8 +273,6 @@ static void setup_interface(struct nic *nic, struct fields fields)
         link_turn(nic->index, true);
     for (unsigned i = 0; (text = fields_string(fields, K_IF_ADDRESS, i)); i++)
         add_address(nic, text);
-    if (fields_find(fields, K_IF_MAC, &mac) && mac.length == 6)
-        set_link(nic, IFLA_ADDRESS, mac.bytes, 6, "MAC address");
     for (unsigned i = 0; (text = fields_string(fields, K_IF_GATEWAY, i)); i++)
         add_default_route(nic, text);
 }
@@ -284,4 +297,18 @@ void setup_network(struct fields fields)
     for (size_t i = 0; i < nic_count; i++)
         if (!nics[i].taken)
             link_turn(nics[i].index, false);
+}
+
+/* The routes by them go as well. */
+void forget_addresses(struct fields fields)
+{
+    struct field field;
+    for (size_t i = 0; i < nic_count && fields_next(&fields, &field);) {
+        char *text;
+        if (field.key != K_INTERFACE)
+            continue;
+        for (unsigned n = 0; (text = fields_string(field_fields(&field), K_IF_ADDRESS, n)); n++)
+            remove_address(&nics[i], text);
+        i++;
+    }
 }

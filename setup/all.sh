@@ -13,7 +13,8 @@ lib=$venv/lib/proa
 # All that the components below need is named here too, so that apt runs once.
 setup/apt.sh python3-venv crun runc conmon tini golang-github-containers-common \
     qemu-system-x86 qemu-utils dnsmasq-base e2fsprogs nftables iproute2 procps busybox-static \
-    gcc make libc6-dev musl-tools linux-libc-dev kmod cpio xz-utils
+    gcc make libc6-dev musl-tools linux-libc-dev kmod cpio xz-utils \
+    git openssh-client
 
 setup/venv.sh "$venv"
 mkdir -p "$lib"

@@ -176,6 +176,8 @@ class VmHull(Hull):
             default_memory_bytes=192 * MIB,
             default_vcpus=1,
             accelerator=self._accelerator,
+            pool_size=0,
+            pool_root=self.base / "pool",
         )
 
     async def rootfs(self, container_id: ContainerId) -> Rootfs:

@@ -21,6 +21,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from proa.build.cache import BuildCache
+from proa.distribution.git import Git
 from proa.distribution.registries import Registries
 from proa.engine.building.trees import BuildTrees
 from proa.engine.container import Container
@@ -388,6 +389,7 @@ class Ground:
             build_cache=cast(BuildCache, None),
             build_trees=cast(BuildTrees, None),
             context_layers=cast(Layers, None),
+            git=Git(),
         )
         hulls = Hulls(
             names, container_runtime="crun", default_isolation="container", missing={"runc": "gone"}

@@ -270,6 +270,9 @@ class FakeContainers:
         self._note("attach", self.get(ref).name, query)
         return self.stdio
 
+    def tell_detached(self, ref: str) -> None:
+        self._note("detached", self.get(ref).name)
+
     async def stats(self, ref: str) -> TaskStats | None:
         self.get(ref)
         if self.readings:
@@ -317,6 +320,9 @@ class FakeExecs:
         if self.fails is not None:
             raise self.fails
         return None if detach else self.stdio
+
+    def tell_detached(self, exec_id: str) -> None:
+        self.asked.append(("detached", self.get(exec_id).id))
 
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         self.get(exec_id)
@@ -652,6 +658,19 @@ class FakeBuilds:
     async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]:
         self.pruned.append((filters, all, keep_bytes))
         return ["step"], 42
+
+    def knows_context(self, key: str) -> bool:
+        return False
+
+    @property
+    def host_gateway(self) -> IPv4Address | None:
+        return IPv4Address("10.0.0.1")
+
+    async def records(self, filters: Filters | None = None) -> list[CacheRecord]:
+        record = CacheRecord(
+            id="step", type="regular", description="RUN", size_bytes=42, created_at_ns=1, used_at_ns=2, uses=1
+        )
+        return [record]
 
 
 @dataclass(slots=True)

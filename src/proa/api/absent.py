@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of the Engine API that proa leaves out: swarm, plugins, BuildKit.
+"""The parts of the Engine API that proa leaves out: swarm, plugins.
 
 Each answers as an engine on which that part is not in use, so that clients which ask along the way (compose,
 ``docker info``, ``docker system prune``) go on, and users who want it read why not.
 
-Source: Engine API, tags Swarm, Node, Service, Task, Secret, Config, Plugin, Session; the sentences of a node
+Source: Engine API, tags Swarm, Node, Service, Task, Secret, Config, Plugin; the sentences of a node
 outside a swarm are dockerd's.
 """
 
@@ -24,7 +24,6 @@ NOT_A_MANAGER = (
 _NOT_IN_SWARM = "This node is not part of a swarm"
 _NO_SWARM = "proa has no swarm: it runs containers on this host alone"
 _NO_PLUGINS = "proa has no plugins: volumes, networks and logs are its own"
-_NO_BUILDKIT = "proa has no BuildKit: build with the classic builder (DOCKER_BUILDKIT=0)"
 
 _MANAGED = """
     GET /swarm, POST /swarm/update, GET /swarm/unlockkey,
@@ -43,7 +42,7 @@ _NAMED_PLUGIN = """
 
 
 class AbsentRoutes:
-    """Swarm, plugins, BuildKit."""
+    """Swarm, plugins."""
 
     def register(self, router: Router) -> None:
         for route in _routes(_MANAGED):
@@ -57,8 +56,6 @@ class AbsentRoutes:
             router.add(route, _raising(NotImplementedHere, _NO_PLUGINS))
         for route in _routes(_NAMED_PLUGIN):
             router.add(route, self.plugin)
-        for route in (routes.SESSION, Route("POST", "/grpc")):
-            router.add(route, _raising(NotImplementedHere, _NO_BUILDKIT))
 
     async def plugins(self, request: Request) -> Response:
         return json_response([])

@@ -8,6 +8,8 @@ from typing import Protocol
 from proa import __version__
 from proa.api.absent import AbsentRoutes
 from proa.api.application import Application
+from proa.api.buildkit.routes import Backend as BuildKitBackend
+from proa.api.buildkit.routes import BuildKitRoutes
 from proa.api.builds import Backend as BuildBackend
 from proa.api.builds import BuildRoutes
 from proa.api.container_streams import Backend as ContainerStreamBackend
@@ -40,6 +42,10 @@ class Containers(ContainerBackend, ContainerStreamBackend, Protocol):
     """The container use cases of both modules of routes."""
 
 
+class Builds(BuildBackend, BuildKitBackend, Protocol):
+    """The build use cases, behind both APIs."""
+
+
 class Execs(ExecBackend, ExecIds, Protocol):
     """The exec use cases."""
 
@@ -66,7 +72,7 @@ class Engine(Protocol):
     @property
     def registries(self) -> RegistryBackend: ...
     @property
-    def builds(self) -> BuildBackend: ...
+    def builds(self) -> Builds: ...
 
 
 def build_app(engine: Engine, machines: VmBackend | None = None) -> Application:
@@ -84,6 +90,7 @@ def build_app(engine: Engine, machines: VmBackend | None = None) -> Application:
     registries.register(router)
     ImageRoutes(engine.images, pull=registries.pull).register(router)
     BuildRoutes(engine.builds).register(router)
+    BuildKitRoutes(engine.builds).register(router)
     VolumeRoutes(engine.volumes).register(router)
     NetworkRoutes(engine.networks).register(router)
     RefusedRoutes().register(router)

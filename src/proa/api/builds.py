@@ -8,20 +8,21 @@ import binascii
 from collections.abc import AsyncIterator
 from typing import Protocol, TypeVar
 
+from proa.api.build_contexts import take_contexts
 from proa.api.progress import Lines, stream_lines
 from proa.api.query import Query
 from proa.api.registries import to_credentials
 from proa.api.request import Request
 from proa.api.response import Response, json_response
 from proa.api.router import Router
-from proa.engine.building.request import BuildRequest, Room, Tell
+from proa.engine.building.request import ENTITLEMENTS, BuildRequest, Room, Tell
 from proa.engine.filters import Filters
 from proa.model.config import HostConfig, Ulimit
 from proa.model.errors import InvalidParameter, NotImplementedHere
 from proa.model.ids import Digest
 from proa.model.registry import Credentials
 from proa.wire import codec, routes
-from proa.wire.builds import REGISTRY_CONFIG_HEADER, SECRETS_HEADER
+from proa.wire.builds import CONTEXTS_PARAMETER, REGISTRY_CONFIG_HEADER, SECRETS_HEADER
 from proa.wire.registries import AuthConfig
 
 T = TypeVar("T")
@@ -47,10 +48,12 @@ class BuildRoutes:
         router.add(routes.BUILD_PRUNE, self.prune)
 
     async def build(self, request: Request) -> None:
-        wanted = _read(request)
+        wanted, context = take_contexts(
+            _read(request), request.query.text(CONTEXTS_PARAMETER), request.iter_body()
+        )
 
         async def work(lines: Lines) -> None:
-            await self._backend.build(wanted, request.iter_body(), lines.put, lines.room)
+            await self._backend.build(wanted, context, lines.put, lines.room)
 
         await stream_lines(request, work)
 
@@ -65,7 +68,7 @@ def _read(request: Request) -> BuildRequest:
     query = request.query
     if query.text("version") == "2":
         raise NotImplementedHere(
-            "proa has no BuildKit: build with DOCKER_BUILDKIT=0, which has its Dockerfile syntax here"
+            "POST /build is the classic builder's: clients of BuildKit use /grpc (or DOCKER_BUILDKIT=0)"
         )
     if query.text("outputs"):
         raise InvalidParameter("outputs are not supported by the classic build API")
@@ -86,7 +89,16 @@ def _read(request: Request) -> BuildRequest:
         host=_host(query),
         credentials=_credentials(request),
         secrets=_secrets(request),
+        entitlements=_entitlements(query),
     )
+
+
+def _entitlements(query: Query) -> frozenset[str]:
+    """Read a parameter of ours. Raises InvalidParameter."""
+    found = frozenset(query.texts("allow"))
+    if not found <= ENTITLEMENTS:
+        raise InvalidParameter(f"unknown entitlement {sorted(found - ENTITLEMENTS)[0]}")
+    return found
 
 
 def _host(query: Query) -> HostConfig:

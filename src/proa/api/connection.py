@@ -70,7 +70,7 @@ class Connection:
         self._dispatch = dispatch
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._body_length: int | None = 0  # as announced; None when chunked
-        self._wants_upgrade = False
+        self._wants_upgrade = b""  # to which protocol
         self._is_head = False
         self._body_done = anyio.Event()
         self._begun = False
@@ -144,7 +144,7 @@ class Connection:
             return None
         self._body_length = _body_length(event)
         self._is_head = event.method == b"HEAD"
-        self._wants_upgrade = any(name == b"upgrade" for name, _ in event.headers)
+        self._wants_upgrade = next((value for name, value in event.headers if name == b"upgrade"), b"")
         if self._body_length == 0:
             self._http.next_event()  # the end of the message, which h11 knows already
             self._body_done.set()
@@ -230,7 +230,8 @@ class Connection:
             await self.receive_body()
         fields = self._fields(content_type, {})
         if self._http.next_event() is h11.PAUSED and self._wants_upgrade:
-            fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b"tcp")]
+            protocol = b"h2c" if self._wants_upgrade.lower() == b"h2c" else b"tcp"
+            fields += [(b"Connection", b"Upgrade"), (b"Upgrade", protocol)]
             head = self._http.send(
                 h11.InformationalResponse(status_code=101, headers=fields, reason=b"UPGRADED")
             )

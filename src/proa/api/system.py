@@ -19,7 +19,7 @@ from proa.model.errors import InvalidParameter
 from proa.wire import codec, routes
 
 _PING_HEADERS = {
-    "Builder-Version": "1",  # the classic builder: proa has no BuildKit yet
+    "Builder-Version": "2",  # BuildKit's API; clients without it use the classic one
     "Swarm": "inactive",
     "Cache-Control": "no-cache, no-store, must-revalidate",
     "Pragma": "no-cache",

@@ -6,7 +6,7 @@ Source: Dockerfile reference, FROM; docker build --target.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from proa.build.errors import DockerfileError
 from proa.build.parser import Dockerfile, Stage
@@ -51,8 +51,16 @@ def find_stage(dockerfile: Dockerfile, name: str, before: int, *, numbers: bool)
     return None
 
 
-def needed_stages(dockerfile: Dockerfile, target: Stage, bases: Mapping[int, str]) -> list[Stage]:
-    """Return the target and all it depends on, in the order of the file."""
+def needed_stages(
+    dockerfile: Dockerfile,
+    target: Stage,
+    bases: Mapping[int, str],
+    stands_for: Callable[[str], str] = lambda name: name,
+) -> list[Stage]:
+    """Return the target and all it depends on, in the order of the file.
+
+    :param stands_for: gives the stage that a name means when a named context may have it.
+    """
     found: dict[int, Stage] = {}
     pending = [target]
     while pending:
@@ -67,7 +75,7 @@ def needed_stages(dockerfile: Dockerfile, target: Stage, bases: Mapping[int, str
                 fields = (part.strip().partition("=") for part in text.split(","))
                 names += [(value, True) for key, _, value in fields if key == "from"]
         for name, numbers in names:
-            other = find_stage(dockerfile, name, stage.index, numbers=numbers)
+            other = find_stage(dockerfile, stands_for(name), stage.index, numbers=numbers)
             if other is not None:
                 pending.append(other)
     return [found[index] for index in sorted(found)]

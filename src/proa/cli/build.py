@@ -6,20 +6,30 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from proa.build.git_address import is_git_context
 from proa.cli import credentials, values
+from proa.cli.build_output import parse_output, write_output
 from proa.cli.build_progress import BuildFailed, show_build
 from proa.cli.context import get_client
-from proa.cli.local_context import open_context
+from proa.cli.local_context import open_context, pack_directory
 from proa.cli.times import format_size
 from proa.client.client import filters_query
 from proa.wire import routes
-from proa.wire.builds import REGISTRY_CONFIG_HEADER, SECRETS_HEADER, BuildLine, PruneReport
+from proa.wire.builds import (
+    CONTEXTS_PARAMETER,
+    REGISTRY_CONFIG_HEADER,
+    SECRETS_HEADER,
+    BuildLine,
+    PruneReport,
+)
 from proa.wire.registries import encode_auths
+from proa.wire.sections import join_streams
 
 SECRET_MAX_BYTES = 64 * 1024  # they travel in a header
 
@@ -38,7 +48,16 @@ SECRET_MAX_BYTES = 64 * 1024  # they travel in a header
 @click.option("--add-host", "hosts", multiple=True, metavar="HOST:IP", help="Add a custom host-to-IP mapping")
 @click.option("--secret", "secrets", multiple=True, metavar="id=NAME[,src=FILE]", help="A secret for RUN")
 @click.option("--ssh", multiple=True, metavar="SPEC", help="SSH agent to expose (cannot be carried: refused)")
-@click.option("--build-context", "contexts", multiple=True, metavar="NAME=SOURCE", help="Refused, see below")
+@click.option(
+    "--build-context",
+    "contexts",
+    multiple=True,
+    metavar="NAME=SOURCE",
+    help="Additional context: a directory, docker-image://IMAGE, target:STAGE, an address",
+)
+@click.option(
+    "--allow", multiple=True, metavar="ENTITLEMENT", help="Allow network.host or security.insecure to RUN"
+)
 @click.option("-m", "--memory", default="", metavar="BYTES", help="Memory limit of RUN")
 @click.option("--memory-swap", default="", metavar="BYTES", help="Swap and memory; -1 for unlimited swap")
 @click.option("-c", "--cpu-shares", type=int, help="CPU shares (relative weight)")
@@ -54,11 +73,14 @@ SECRET_MAX_BYTES = 64 * 1024  # they travel in a header
 @click.option("--rm/--no-rm", "remove", default=True, help="Remove intermediate containers")
 @click.option("--force-rm", is_flag=True, help="Always remove intermediate containers (they are anyway)")
 @click.option("--iidfile", metavar="FILE", help="Write the image ID to the file")
+@click.option("--metadata-file", metavar="FILE", help="Write what was built to the file, as JSON")
 @click.option(
-    "--progress", type=click.Choice(["auto", "plain", "tty"]), default="auto", help="Style of output"
+    "--progress", type=click.Choice(["auto", "plain", "tty", "quiet"]), default="auto", help="Style of output"
 )
 @click.option("-q", "--quiet", is_flag=True, help="Suppress the build output and print the image ID")
-@click.option("-o", "--output", default="", help="Refused: the image goes into the engine")
+@click.option(
+    "-o", "--output", default="", metavar="DEST", help="Write the files out: a path, type=local|tar,dest=PATH"
+)
 @click.option("--load", is_flag=True, help="The image goes into the engine anyway")
 @click.argument("path")
 @click.pass_context
@@ -66,22 +88,32 @@ def build(ctx: click.Context, /, path: str, **options: Any) -> None:  # Any: cli
     """Build an image from a Dockerfile. PATH is a directory, - for standard input, or an address.
 
     Secrets travel to the daemon with the request. Docker's classic build API has no way to reach the client's
-    SSH agent or further contexts: --ssh and --build-context are refused.
+    SSH agent: --ssh is refused.
     """
     _refuse(options)
+    output = parse_output(options["output"])
     context = open_context(path, options["dockerfile"])
     query = _query(options, context.dockerfile, context.remote)
     headers = _headers(options["secrets"])
-    lines = get_client(ctx).iter_json(
-        routes.IMAGE_BUILD, BuildLine, query=query, body=context.pieces, headers=headers
-    )
+    named, directories = _read_contexts(options["contexts"])
+    query[CONTEXTS_PARAMETER] = json.dumps(named) if named else None
+    body = join_streams([context.pieces, *directories]) if directories else context.pieces
+    client = get_client(ctx)
+    lines = client.iter_json(routes.IMAGE_BUILD, BuildLine, query=query, body=body, headers=headers)
     try:
-        image_id = show_build(lines, quiet=options["quiet"], style=options["progress"])
+        image_id = show_build(
+            lines, quiet=options["quiet"], style=options["progress"], is_image=output.type == "image"
+        )
     except BuildFailed as error:
         click.echo(f"ERROR: {error}", err=True)
         raise click.exceptions.Exit(error.code or 1) from error
+    if output.type != "image":
+        write_output(client, image_id, output)
     if options["iidfile"] and image_id:
         Path(options["iidfile"]).write_text(image_id)
+    if options["metadata_file"] and image_id:
+        told = {"containerimage.config.digest": image_id, "image.name": ",".join(options["tags"])}
+        Path(options["metadata_file"]).write_text(json.dumps(told, indent=2) + "\n")
 
 
 @click.group()
@@ -117,12 +149,23 @@ def prune(ctx: click.Context, all_: bool, filters: tuple[str, ...], force: bool,
 def _refuse(options: dict[str, Any]) -> None:  # Any: click's options
     if options["ssh"]:
         raise click.ClickException("--ssh: the classic build API has no way to reach the client's SSH agent")
-    if options["contexts"]:
-        raise click.ClickException(
-            "--build-context: the classic build API carries one context; use COPY --from with an image"
-        )
-    if options["output"]:
-        raise click.ClickException("--output: the image goes into the engine; use proa save to write it out")
+
+
+def _read_contexts(entries: tuple[str, ...]) -> tuple[dict[str, str], list[Iterator[bytes]]]:
+    """Return the named contexts as the daemon reads them, and the tars of those that are directories here."""
+    named: dict[str, str] = {}
+    directories: list[Iterator[bytes]] = []
+    for entry in entries:
+        name, equals, source = entry.partition("=")
+        if not (name and equals and source):
+            raise click.ClickException(f"invalid context value: {entry}, expected key=value")
+        if name in named:
+            raise click.ClickException(f"--build-context: {name} is given twice")
+        is_address = source.startswith(("docker-image://", "target:", "http://", "https://"))
+        named[name] = source if is_address or is_git_context(source) else ""
+        if not named[name]:
+            directories.append(pack_directory(source))
+    return named, directories
 
 
 def _query(options: dict[str, Any], dockerfile: str, remote: str) -> dict[str, Any]:  # Any: as above
@@ -158,6 +201,7 @@ def _query(options: dict[str, Any], dockerfile: str, remote: str) -> dict[str, A
         "rm": options["remove"],
         "forcerm": options["force_rm"],
         "q": options["quiet"],
+        "allow": list(options["allow"]),
     }
 
 

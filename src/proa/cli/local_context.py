@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from proa.build.git_address import is_git_context
 from proa.build.ignore import IgnoreRules, read_ignore_file
 from proa.cli.local_tar import pack_tree
 from proa.model.errors import InvalidParameter
@@ -34,7 +35,7 @@ class LocalContext:
 
 def open_context(path: str, dockerfile: str | None) -> LocalContext:
     """Find the context that the arguments name. Raises ClickException."""
-    if path.startswith(("http://", "https://")):
+    if path.startswith(("http://", "https://")) or is_git_context(path):
         return LocalContext(pieces=iter(()), dockerfile=dockerfile or "Dockerfile", remote=path)
     if path == "-":
         return _from_stdin(dockerfile)
@@ -51,6 +52,14 @@ def open_context(path: str, dockerfile: str | None) -> LocalContext:
     rules = _ignore_rules(root, name)
     kept = {relative, ".dockerignore", f"{relative}.dockerignore"}
     return LocalContext(pieces=_pack(root, rules, kept, {}), dockerfile=relative)
+
+
+def pack_directory(path: str) -> Iterator[bytes]:
+    """Return the tar of a directory without what its ``.dockerignore`` leaves out. Raises ClickException."""
+    root = Path(path)
+    if not root.is_dir():
+        raise click.ClickException(f'unable to prepare context: path "{path}" not found')
+    return _pack(root, _ignore_rules(root, None), set(), {})
 
 
 def _locate(root: Path, dockerfile: str | None) -> tuple[Path, bool]:

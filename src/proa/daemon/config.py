@@ -25,6 +25,7 @@ from proa.runtime.oci.cdi import DEFAULT_DIRS
 DEFAULT_HOST = "unix:///run/proa/proa.sock"
 DEFAULT_DATA_ROOT = Path("/var/lib/proa")
 DEFAULT_EXEC_ROOT = Path("/run/proa")
+DEFAULT_VM_POOL, MAX_VM_POOL = 2, 64
 DEFAULT_VM_MEMORY = 512 * 1024 * 1024
 _SIZE = re.compile(r"(\d+)([bkmg]?)b?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -53,6 +54,7 @@ class Config:
     :ivar default_isolation: "container" or "vm", for containers that do not say.
     :ivar default_log: likewise.
     :ivar kernel: a guest kernel of the user's own, None for the installed one.
+    :ivar vm_pool: VMs that wait for containers.
     :ivar registries: mirrors, and registries without valid certificates.
     :ivar cdi_spec_dirs: where devices are described (CDI); of two the later one wins.
     :ivar lib: where setup/ has put the guest kernel and our own programs.
@@ -68,6 +70,7 @@ class Config:
     kernel: Path | None = None
     vm_memory_bytes: int = DEFAULT_VM_MEMORY
     vm_cpus: int = 1
+    vm_pool: int = DEFAULT_VM_POOL
     lib: Path = Path(sys.prefix) / "lib" / "proa"
     default_log: LogConfig = field(default_factory=lambda: LogConfig(type="json-file"))
     registries: RegistrySettings = field(default_factory=RegistrySettings)
@@ -99,15 +102,7 @@ def parse_config(argv: Sequence[str]) -> Config:
         "--default-isolation", choices=("container", "vm"), default="container", help="[%(default)s]"
     )
     parser.add_argument("--default-runtime", choices=("crun", "runc"), default="", help="[crun, else runc]")
-    parser.add_argument(
-        "--kernel", type=Path, metavar="FILE", help="guest kernel for VMs [the installed one]"
-    )
-    parser.add_argument(
-        "--vm-memory", type=_size, default=DEFAULT_VM_MEMORY, metavar="SIZE", help="of a VM without -m [512m]"
-    )
-    parser.add_argument(
-        "--vm-cpus", type=int, default=1, metavar="N", help="vCPUs of a VM without --cpus [%(default)s]"
-    )
+    _add_vm_options(parser)
     _add_registry_options(parser)
     parser.add_argument(
         "--cdi-spec-dir",
@@ -135,6 +130,8 @@ def parse_config(argv: Sequence[str]) -> Config:
         parser.error(error.message)
     if parsed.vm_cpus < 1:
         parser.error("--vm-cpus must be at least 1")
+    if not 0 <= parsed.pool <= MAX_VM_POOL:
+        parser.error(f"--pool must be from 0 to {MAX_VM_POOL}")
     return Config(
         hosts=tuple(parsed.host or (DEFAULT_HOST,)),
         tls=tls,
@@ -146,6 +143,7 @@ def parse_config(argv: Sequence[str]) -> Config:
         kernel=parsed.kernel,
         vm_memory_bytes=parsed.vm_memory,
         vm_cpus=parsed.vm_cpus,
+        vm_pool=parsed.pool,
         registries=RegistrySettings(
             mirrors=tuple(parsed.registry_mirror or ()), insecure=tuple(parsed.insecure_registry or ())
         ),
@@ -165,6 +163,25 @@ def _add_registry_options(parser: argparse.ArgumentParser) -> None:
         type=_insecure_registry,
         metavar="HOST|CIDR",
         help="needs no valid certificate, may speak plain HTTP",
+    )
+
+
+def _add_vm_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kernel", type=Path, metavar="FILE", help="guest kernel for VMs [the installed one]"
+    )
+    parser.add_argument(
+        "--vm-memory", type=_size, default=DEFAULT_VM_MEMORY, metavar="SIZE", help="of a VM without -m [512m]"
+    )
+    parser.add_argument(
+        "--vm-cpus", type=int, default=1, metavar="N", help="vCPUs of a VM without --cpus [%(default)s]"
+    )
+    parser.add_argument(
+        "--pool",
+        type=int,
+        default=DEFAULT_VM_POOL,
+        metavar="N",
+        help="VMs made ahead, of the images lately started; 0: none [%(default)s]",
     )
 
 

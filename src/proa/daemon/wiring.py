@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 from proa.build.cache import BuildCache
 from proa.daemon.config import Config
 from proa.daemon.facts import engine_id, tool_versions
+from proa.distribution.git import Git
 from proa.distribution.registries import Registries
 from proa.engine.building.trees import BuildTrees
 from proa.engine.engine import Engine, Stores, build_engine
@@ -92,6 +93,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             context_layers=Layers(
                 config.data_root / "build" / "contexts", exec_root=config.exec_root / "build"
             ),
+            git=Git(),
         )
         runtimes, missing, accelerator = await _make_runtimes(config, tasks)
         facts = HostFacts(
@@ -175,6 +177,8 @@ async def _make_runtimes(
         default_memory_bytes=config.vm_memory_bytes,
         default_vcpus=min(config.vm_cpus, os.cpu_count() or 1),
         accelerator=accelerator,
+        pool_size=config.vm_pool,
+        pool_root=config.data_root / "pool",
     )
     log.info("virtual machines run with %s: %s", accelerator.name, accelerator.reason)
     return runtimes, missing, accelerator

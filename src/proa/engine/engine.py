@@ -9,11 +9,13 @@ from pathlib import Path
 from anyio.abc import TaskGroup
 
 from proa.build.cache import BuildCache
+from proa.distribution.git import Git
 from proa.distribution.registries import Registries as RegistryClient
 from proa.engine.building.bases import Bases
 from proa.engine.building.build import Tools as BuildTools
 from proa.engine.building.builds import Builds
 from proa.engine.building.context import Contexts
+from proa.engine.building.repositories import Repositories
 from proa.engine.building.running import Runner
 from proa.engine.building.trees import BuildTrees
 from proa.engine.commits import Commits
@@ -22,6 +24,7 @@ from proa.engine.creation import Creation
 from proa.engine.events import EventBus
 from proa.engine.execs import Execs
 from proa.engine.files import Files
+from proa.engine.guest_files import GuestFiles
 from proa.engine.health_checks import HealthChecks
 from proa.engine.images import Images
 from proa.engine.isolation import Hulls
@@ -81,6 +84,7 @@ class Stores:
     build_cache: BuildCache
     build_trees: BuildTrees
     context_layers: Layers
+    git: Git
 
 
 def build_engine(
@@ -108,8 +112,11 @@ def build_engine(
     images = Images(store=stores.images, registry=registry, events=events)
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
-    files = Files(registry=registry, units=units, hulls=hulls, roots=stores.roots, events=events)
-    builds = _make_builds(stores, hulls, registry, units, lifecycle, removal, registries, events)
+    guest_files = GuestFiles(registry=registry, units=units, launcher=launcher, roots=stores.roots)
+    files = Files(
+        registry=registry, units=units, hulls=hulls, roots=stores.roots, events=events, guest=guest_files
+    )
+    builds = _make_builds(stores, hulls, registry, units, lifecycle, removal, registries, events, files)
     return Engine(
         containers=Containers(
             registry=registry,
@@ -170,6 +177,7 @@ def _make_builds(
     removal: Removal,
     registries: Registries,
     events: EventBus,
+    files: Files,
 ) -> Builds:
     runner = Runner(
         registry=registry,
@@ -180,8 +188,10 @@ def _make_builds(
         hulls=hulls,
         roots=stores.roots,
         events=events,
+        files=files,
         containers_dir=stores.containers_dir,
     )
+    contexts = Contexts(stores.context_layers, stores.images)
     tools = BuildTools(
         images=stores.images,
         cache=stores.build_cache,
@@ -189,8 +199,8 @@ def _make_builds(
         runner=runner,
         bases=Bases(stores.images, registries),
         client=stores.registries,
+        repositories=Repositories(stores.git, contexts, stores.build_trees),
     )
-    contexts = Contexts(stores.context_layers, stores.images)
     return Builds(tools=tools, contexts=contexts, hulls=hulls, events=events)
 
 

@@ -149,6 +149,7 @@ class CommandFailed(EngineError):
 
     def __init__(self, command: str, code: int) -> None:
         super().__init__(f"The command '{command}' returned a non-zero code: {code}")
+        self.command = command
         self.code = code
 
 

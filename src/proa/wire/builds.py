@@ -13,6 +13,10 @@ SECRETS_HEADER = "X-Proa-Build-Secrets"
 """base64 of a JSON object, from an id to base64: what ``proa build --secret`` sends. Docker's classic API has
 no way to carry them."""
 
+CONTEXTS_PARAMETER = "contexts"
+"""A JSON object from names to sources: what ``proa build --build-context`` sends. With a source of "" the
+body has several streams (``wire.sections``): the build's own context, then those, in their order."""
+
 
 class BuildCacheRecord(ApiStruct, frozen=True, kw_only=True):
     """``size`` is 0 when images share the layer; times are RFC 3339."""

@@ -95,6 +95,7 @@ BUILD_PRUNE = Route("POST", "/build/prune")
 IMAGE_COMMIT = Route("POST", "/commit")
 DISTRIBUTION_INSPECT = Route("GET", "/distribution/{name:path}/json")
 SESSION = Route("POST", "/session")
+GRPC = Route("POST", "/grpc")
 
 # --- volumes ---
 VOLUME_LIST = Route("GET", "/volumes")

@@ -139,6 +139,8 @@ async def stage(templates: Path) -> AsyncIterator[Stage]:
                 "default_memory_bytes": 128 * MIB,
                 "default_vcpus": 1,
                 "accelerator": accelerator,
+                "pool_size": 0,
+                "pool_root": base / "pool",
             }
             stage = Stage(
                 base=base, runtime=VmRuntime(**settings), layer=layer, tasks=tasks, settings=settings

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from proa.api.app import build_app
+from proa.wire.sections import join_streams
 from tests.support.fake_engine import IMAGE_ID, FakeEngine
 from tests.support.http import Client, connected
 
@@ -84,6 +85,9 @@ async def test_stream_and_failures(client: Client) -> None:
     [
         ("buildargs=x", {}, 400),
         ("labels=[]", {}, 400),
+        ("contexts=x", {}, 400),
+        ("allow=everything", {}, 400),
+        ("contexts=%7B%22a%22%3A1%7D", {}, 400),
         ("memory=lots", {}, 400),
         ("version=2", {}, 501),
         ("outputs=x", {}, 400),
@@ -94,6 +98,17 @@ async def test_stream_and_failures(client: Client) -> None:
 async def test_bad_requests(client: Client, query: str, headers: dict[str, str], status: int) -> None:
     answer = await client.request("POST", f"/build?{query}", b"", headers={**TAR, **headers})
     assert answer.status == status, answer.body
+
+
+async def test_named_contexts(client: Client, engine: FakeEngine) -> None:
+    query = urlencode({"contexts": json.dumps({"i": "docker-image://b", "one": "", "two": ""})})
+    body = b"".join(join_streams([[b"main"], [b"1", b"1"], [b"2"]]))
+    answer = await client.request("POST", f"/build?{query}", body, headers=TAR)
+    assert answer.status == 200, answer.body
+    ((request, context),) = engine.builds.requests
+    assert context == b"main"
+    assert request.contexts["i"] == "docker-image://b"
+    assert list(request.contexts) == ["i", "one", "two"]
 
 
 async def test_prune(client: Client, engine: FakeEngine) -> None:

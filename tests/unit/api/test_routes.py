@@ -452,8 +452,8 @@ async def test_swarm(client: Client, method: str, path: str) -> None:
         ("POST", "/plugins/pull", 501, "proa has no plugins: volumes, networks and logs are its own"),
         ("GET", "/swarm/nothing", 404, "page not found"),
         ("PUT", "/swarm", 405, "method PUT is not allowed on /swarm"),
-        ("POST", "/grpc", 501, "proa has no BuildKit: build with the classic builder (DOCKER_BUILDKIT=0)"),
-        ("POST", "/session", 501, "proa has no BuildKit: build with the classic builder (DOCKER_BUILDKIT=0)"),
+        ("POST", "/grpc", 400, "this is gRPC: the request must ask for an upgrade to h2c"),
+        ("POST", "/session", 400, "this is gRPC: the request must ask for an upgrade to h2c"),
     ],
 )
 async def test_what_proa_leaves_out(
@@ -470,14 +470,11 @@ async def test_a_wrong_method_is_told_the_right_ones(client: Client) -> None:
     assert (reply.status, reply.headers["allow"]) == (405, "DELETE, GET")
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("POST", "/build?version=2"), ("POST", "/session")],
-)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/build?version=2")])
 async def test_missing_parts_say_so(client: Client, method: str, path: str) -> None:
     reply = await client.request(method, path)
     assert reply.status == 501
-    assert "proa" in reply.json()["message"]
+    assert "classic" in reply.json()["message"]
 
 
 async def test_an_images_container_config(client: Client) -> None:

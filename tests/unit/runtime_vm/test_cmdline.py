@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from proa.runtime.vm.cmdline import option, render
@@ -115,3 +116,8 @@ def test_a_clone() -> None:
 
 def test_commas_are_doubled_once() -> None:
     assert option("file", path="a,b,,c", id="x") == "file,path=a,,b,,,,c,id=x"
+
+
+def test_a_tap_may_be_inherited() -> None:
+    words = render(replace(clone(), taps=(7,)))
+    assert values(words, "-netdev") == ["tap,id=net0,fd=7"]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import anyio
 
+from proa.engine.building.attending import Answers
 from proa.engine.building.request import Tell
 from proa.engine.registries import Registries
 from proa.image.catalog import Entry
@@ -34,6 +35,7 @@ class Bases:
         platform: str,
         pull: bool,
         credentials: Mapping[str, Credentials],
+        answers: Answers | None = None,
         session: Session,
         tell: Tell,
     ) -> Entry:
@@ -51,7 +53,9 @@ class Bases:
                     reference.familiar_name,
                     reference.digest or reference.tag,
                     platform=platform,
-                    credentials=_for(reference.domain, credentials),
+                    credentials=await answers.credentials(reference.domain)
+                    if answers
+                    else _for(reference.domain, credentials),
                     on_progress=tell,
                 )
                 entry = self._local(name, platform)

@@ -19,9 +19,12 @@ from proa.build.graph import expand_bases, find_stage, find_target, needed_stage
 from proa.build.parser import Dockerfile, Instruction, Stage
 from proa.build.scope import GlobalScope, StageScope
 from proa.distribution.registries import Registries as RegistryClient
+from proa.engine.building.attending import StageWatch
 from proa.engine.building.bases import Bases
 from proa.engine.building.context import Context
 from proa.engine.building.copying import Download
+from proa.engine.building.named import NamedContexts
+from proa.engine.building.repositories import Repositories
 from proa.engine.building.request import BuildRequest
 from proa.engine.building.running import Runner
 from proa.engine.building.stage import StageBuild
@@ -47,6 +50,7 @@ class Tools:
     runner: Runner
     bases: Bases
     client: RegistryClient
+    repositories: Repositories
 
 
 @dataclass(slots=True)
@@ -72,8 +76,10 @@ class Build:
         host: HostConfig,
         session: Session,
         transcript: Transcript,
+        named: NamedContexts,
     ) -> None:
         self._tools = tools
+        self._named = named
         self.request = request
         self._dockerfile = dockerfile
         self.context = context
@@ -100,7 +106,7 @@ class Build:
             shown.append(instruction.text)
         self._bases = expand_bases(dockerfile, self.scope)
         target = find_target(dockerfile, self.request.target)
-        needed = needed_stages(dockerfile, target, self._bases)
+        needed = needed_stages(dockerfile, target, self._bases, self._named.stage)
         self._count(needed, len(shown))
         self._transcript.advance()
         for number, text in enumerate(shown, start=1):
@@ -147,7 +153,9 @@ class Build:
 
     async def _build(self, stage: Stage, promise: _Promise, voice: Voice) -> None:
         self._transcript.advance()
-        building = StageBuild(self._tools, self, stage, self._session, voice)
+        only = len(self._dockerfile.stages) == 1
+        watch = StageWatch(self.request.watcher, stage, only=only)
+        building = StageBuild(self._tools, self, stage, self._session, voice, watch)
         promise.state = await building.run()
         promise.done.set()
         voice.close()
@@ -165,17 +173,26 @@ class Build:
     async def base(self, stage: Stage, voice: Voice) -> StageState:
         """Return the state a stage begins with."""
         name = self._bases[stage.index]
-        other = find_stage(self._dockerfile, name, stage.index, numbers=False)
         scope = StageScope(self.scope)
+        if await self._named.tree(name) is not None:
+            raise DockerfileError(
+                stage.origin.line,
+                f"{name} is a named context of files: it can be copied from, and is no base of a stage",
+            )
+        other = self._stage_of(name, stage, numbers=False)
         if other is not None:
             return (await self._result(other)).copy(scope)
-        return await self._image(name, self._platform(stage), voice, scope)
+        return await self._image(self._named.image(name) or name, self._platform(stage), voice, scope)
 
-    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState:
-        """Return what ``--from=name`` means: a stage, by name or number, or an image."""
-        other = find_stage(self._dockerfile, name, stage.index, numbers=True)
+    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState | Context:
+        """Return what ``--from=name`` means: a named context, a stage (by name or number), or an image."""
+        tree = await self._named.tree(name)
+        if tree is not None:
+            return tree
+        other = self._stage_of(name, stage, numbers=True)
         if other is not None:
             return await self._result(other)
+        name = self._named.image(name) or name
         if name.isdecimal():
             raise InvalidParameter(f"invalid from flag value {name}: invalid stage index {name}")
         if stage.name and name.lower() == stage.name:
@@ -184,6 +201,14 @@ class Build:
             return await self._image(name, self.request.platform, voice, StageScope(self.scope))
         except NoSuchImage as error:
             raise InvalidParameter(f"invalid from flag value {name}: {error.message}") from error
+
+    def _stage_of(self, name: str, stage: Stage, *, numbers: bool) -> Stage | None:
+        """Find the stage that a name means. Raises InvalidParameter when a context names one there is not."""
+        meant = self._named.stage(name)
+        found = find_stage(self._dockerfile, meant, stage.index, numbers=numbers) if meant else None
+        if found is None and meant and meant != name:
+            raise InvalidParameter(f"context {name}: there is no stage {meant} above")
+        return found
 
     async def _image(self, name: str, platform: str, voice: Voice, scope: StageScope) -> StageState:
         made_for = parse_platform(platform) if platform else host_platform()
@@ -194,6 +219,7 @@ class Build:
             platform=platform,
             pull=self.request.pull,
             credentials=self.request.credentials,
+            answers=self.request.answers,
             session=self._session,
             tell=voice.tell,
         )

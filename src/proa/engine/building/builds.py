@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import anyio
@@ -15,11 +16,14 @@ import anyio.to_thread
 from msgspec.structs import replace
 
 from proa.build.cache import CachedStep
+from proa.build.git_address import is_git_context, parse_git_address
+from proa.build.ignore import IgnoreRules
 from proa.build.lexer import MAX_BYTES
 from proa.build.parser import parse_dockerfile
 from proa.engine.building.bases import check_platform
 from proa.engine.building.build import Build, Tools
 from proa.engine.building.context import Context, Contexts, read_ignore, read_text
+from proa.engine.building.named import NamedContexts
 from proa.engine.building.remote import fetch_context
 from proa.engine.building.request import BuildRequest, Room, Tell
 from proa.engine.building.state import StageState, now_text
@@ -32,9 +36,8 @@ from proa.image.config import encode_config
 from proa.image.reference import Reference, parse_reference
 from proa.image.store import Session
 from proa.model.config import ContainerConfig, HostConfig
-from proa.model.errors import CommandFailed, EngineError, FeatureMissing, InvalidParameter
+from proa.model.errors import CommandFailed, EngineError, InvalidParameter
 from proa.model.ids import Digest
-from proa.model.task import RootfsKind
 
 CACHE_MAX_BYTES = 20 << 30  # of the layers that only the cache needs
 _PRUNE_FILTERS = ("until", "id", "type", "unused-for", "inuse", "shared", "private", "description", "parent")
@@ -74,6 +77,15 @@ class Builds:
         self._events = events
         self._max_bytes = max_bytes
 
+    @property
+    def host_gateway(self) -> IPv4Address | None:
+        """What clients put in place of host-gateway in ``--add-host``; None when there is nothing."""
+        return self._tools.runner.host_gateway
+
+    def knows_context(self, key: str) -> bool:
+        """Whether a build with this key need not be sent its context; it may be gone when that begins."""
+        return self._contexts.knows(key)
+
     async def open(self) -> None:
         """Clear what a killed daemon left, and forget steps whose layers are gone."""
         await anyio.to_thread.run_sync(self._tools.trees.clear)
@@ -101,13 +113,16 @@ class Builds:
         try:
             async with AsyncExitStack() as stack:
                 session = await stack.enter_async_context(self._tools.images.store.open_session())
-                if request.remote:
-                    fetched = await stack.enter_async_context(
-                        fetch_context(self._tools.client, request.remote)
-                    )
-                    context, request = fetched.stream, fetched.adapt(request)
-                root = await stack.enter_async_context(self._contexts.receive(context))
-                build = await self._prepare(request, root, host, session, transcript)
+                root, request = await self._open_context(request, context, stack)
+                named = NamedContexts(
+                    request,
+                    repositories=self._tools.repositories,
+                    client=self._tools.client,
+                    contexts=self._contexts,
+                    stack=stack,
+                )
+                await named.receive()
+                build = await self._prepare(request, root, host, session, transcript, named)
                 state = await build.run()
                 image_id = await self._finish(build, state, session, names, transcript, tell)
         except EngineError as error:
@@ -120,16 +135,39 @@ class Builds:
         await self._shrink()
         return image_id
 
+    async def _open_context(
+        self, request: BuildRequest, context: AsyncIterator[bytes], stack: AsyncExitStack
+    ) -> tuple[int, BuildRequest]:
+        """Give the context's root for as long as the stack lasts, and the request that goes with it."""
+        if is_git_context(request.remote):
+            repositories = self._tools.repositories
+            commit = await repositories.resolve(parse_git_address(request.remote), request)
+            return await stack.enter_async_context(repositories.open(commit, request)), request
+        if request.remote:
+            fetched = await stack.enter_async_context(fetch_context(self._tools.client, request.remote))
+            context, request = fetched.stream, fetched.adapt(request)
+        root = await stack.enter_async_context(self._contexts.receive(context, request.context_key))
+        return root, request
+
     async def _prepare(
-        self, request: BuildRequest, root: int, host: HostConfig, session: Session, transcript: Transcript
+        self,
+        request: BuildRequest,
+        root: int,
+        host: HostConfig,
+        session: Session,
+        transcript: Transcript,
+        named: NamedContexts,
     ) -> Build:
-        text = await read_text(root, request.dockerfile, MAX_BYTES)
+        text = request.dockerfile_text
+        ignore = IgnoreRules([])
+        if text is None:
+            text = await read_text(root, request.dockerfile, MAX_BYTES)
+            ignore = await read_ignore(root, request.dockerfile)
         if text is None:
             raise InvalidParameter(f"Cannot locate specified Dockerfile: {request.dockerfile}")
         dockerfile = await anyio.to_thread.run_sync(partial(parse_dockerfile, text, name=request.dockerfile))
-        ignore = await read_ignore(root, request.dockerfile)
         context = Context(root=root, path=Path(f"/proc/self/fd/{root}").readlink(), ignore=ignore)
-        return Build(self._tools, request, dockerfile, context, host, session, transcript)
+        return Build(self._tools, request, dockerfile, context, host, session, transcript, named)
 
     def _host(self, request: BuildRequest) -> HostConfig:
         """Check and complete the configuration of the containers that run steps."""
@@ -146,13 +184,6 @@ class Builds:
         )
         check_config(ContainerConfig(), host)
         runtime = self._hulls.choose(host)
-        if self._hulls[runtime].features.rootfs is RootfsKind.BLOCK:
-            raise FeatureMissing(
-                runtime,
-                "building images",
-                "what a step writes is on a disk that only its own kernel mounts; "
-                "build in containers, and run the image in either hull",
-            )
         self._hulls.check(runtime, host)
         return host
 
@@ -207,8 +238,10 @@ class Builds:
 
     # --- the cache ---
 
-    async def records(self) -> list[CacheRecord]:
-        """Return all entries of the cache, the one longest unused first."""
+    async def records(self, filters: Filters | None = None) -> list[CacheRecord]:
+        """Return the entries of the cache, the one longest unused first. Raises InvalidParameter."""
+        check_filters(filters or {}, _PRUNE_FILTERS)
+        until = parse_until_ns(filters or {}, time.time_ns())
         store = self._tools.images.store
         shared = {diff_id for entry in store.catalog for diff_id in entry.image.layers}
         found = [
@@ -231,6 +264,7 @@ class Builds:
                     path=path,
                 )
             )
+        found = [record for record in found if _fits(record, filters or {}, until)]
         return sorted(found, key=lambda record: record.used_at_ns)
 
     async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]:

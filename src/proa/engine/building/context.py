@@ -28,6 +28,7 @@ from proa.storage.layers import Layers
 BATCH_BYTES = 1 << 20  # handed to a worker thread at a time
 IGNORE_FILE_MAX = 1 << 20
 KEPT = 8  # contexts kept for the next build
+KEYS_KEPT = 64  # several may mean one context
 KEPT_BYTES = 512 << 20  # that they may take together
 
 
@@ -52,6 +53,7 @@ class Contexts:
         self._images = images
         self._users: Counter[Digest] = Counter()
         self._choosing = anyio.Lock()  # for a moment before a user counts, and around every removal
+        self._keys: dict[str, Digest] = {}  # of those among the latest that came with a key
         self._latest: OrderedDict[Digest, int] = OrderedDict()  # and their bytes, the latest last
 
     async def open(self) -> None:
@@ -60,13 +62,18 @@ class Contexts:
         await self._layers.remove(self._layers.ids())
 
     @asynccontextmanager
-    async def receive(self, stream: AsyncIterator[bytes]) -> AsyncIterator[int]:
+    async def receive(self, stream: AsyncIterator[bytes], key: str = "") -> AsyncIterator[int]:
         """Take a tar, of any compression; give a descriptor of its root directory, which is mounted.
 
+        :param key: a context that came with the same one is taken in its place, and the stream is not read.
         :raises InvalidParameter: it is broken, or exceeds a limit.
         """
-        diff_id = await self._store_tar(stream)
+        diff_id = await self._find(key) or await self._store_tar(stream)
         try:
+            if key:
+                self._keys[key] = diff_id
+                if len(self._keys) > KEYS_KEPT:
+                    self._keys.pop(next(iter(self._keys)))
             root = os.open(self._layers.mount(diff_id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 yield root
@@ -76,6 +83,18 @@ class Contexts:
             self._users[diff_id] -= 1
             with anyio.CancelScope(shield=True):
                 await self._keep_latest(diff_id)
+
+    def knows(self, key: str) -> bool:
+        """Whether a context with this key is there now."""
+        return key in self._keys
+
+    async def _find(self, key: str) -> Digest | None:
+        async with self._choosing:
+            found = self._keys.get(key)
+            if found is None or not self._layers.exists(found):
+                return None
+            self._users[found] += 1
+            return found
 
     async def _store_tar(self, stream: AsyncIterator[bytes]) -> Digest:
         store = self._images.store
@@ -110,6 +129,7 @@ class Contexts:
                 if not self._users[one]:
                     del self._latest[one]
                     gone.append(one)
+            self._keys = {key: one for key, one in self._keys.items() if one not in gone}
             if gone:
                 await self._layers.remove(gone)
 

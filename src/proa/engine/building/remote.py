@@ -34,14 +34,13 @@ class RemoteContext:
 async def fetch_context(client: Registries, address: str) -> AsyncIterator[RemoteContext]:
     """Fetch what is at an address; its stream must be read inside the block.
 
-    :raises InvalidParameter: it is no http or https address, or a repository's.
+    :raises InvalidParameter: it is no http or https address.
     :raises RegistryFailed: the server cannot be reached.
     """
-    path = address.partition("#")[0].partition("?")[0]
-    if not address.startswith(("http://", "https://")) or path.endswith(".git"):
+    if not address.startswith(("http://", "https://")):
         raise InvalidParameter(
             f"unable to prepare context: {address}: only http and https addresses of archives and "
-            "Dockerfiles are supported; clone a git repository and build from the directory"
+            "Dockerfiles are supported, and git repositories"
         )
     async with client.fetch(address) as pieces:
         head = b""

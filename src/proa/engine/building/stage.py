@@ -15,7 +15,7 @@ import json
 import os
 import posixpath
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace as replace_command
 from functools import partial
@@ -25,7 +25,9 @@ from msgspec.structs import replace
 
 from proa.build.cache import BuildCache, CachedStep, step_key
 from proa.build.errors import DockerfileError
+from proa.build.git_address import is_git_address, parse_git_address
 from proa.build.parser import Instruction, Stage, parse_trigger
+from proa.engine.building.attending import SHOWN, StageWatch
 from proa.engine.building.context import Context
 from proa.engine.building.copying import (
     CopyWords,
@@ -37,7 +39,8 @@ from proa.engine.building.copying import (
     read_words,
 )
 from proa.engine.building.mounting import Mounting
-from proa.engine.building.request import BuildRequest
+from proa.engine.building.repositories import Repositories
+from proa.engine.building.request import NETWORK_HOST, SECURITY_INSECURE, BuildRequest
 from proa.engine.building.running import Command, Runner
 from proa.engine.building.state import DEFAULT_PATH, StageState, now_text
 from proa.engine.building.transcript import Voice
@@ -56,6 +59,7 @@ from proa.model.image import Image
 from proa.storage.files import trees as file_trees
 from proa.storage.files.trees import PackedLayer
 
+INSECURE = "insecure"  # of RUN --security
 _NOP = "/bin/sh -c #(nop) "
 WriteLayer = Callable[[int, int], Awaitable[PackedLayer]]
 """Writes a layer's tar to the first descriptor, its image to the second."""
@@ -79,8 +83,8 @@ class Surroundings(Protocol):
         """Return the state a stage begins with."""
         ...
 
-    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState:
-        """Return what ``--from=name`` means: a stage, by name or number, or an image."""
+    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState | Context:
+        """Return what ``--from=name`` means: a named context, a stage (by name or number), or an image."""
         ...
 
     async def download(self, instruction: Instruction, source: str, stack: AsyncExitStack) -> Download:
@@ -107,25 +111,36 @@ class Tools(Protocol):
     def trees(self) -> BuildTrees: ...
     @property
     def runner(self) -> Runner: ...
+    @property
+    def repositories(self) -> Repositories: ...
 
 
 class StageBuild:
     """One stage being built."""
 
     def __init__(
-        self, tools: Tools, around: Surroundings, stage: Stage, session: Session, voice: Voice
+        self,
+        tools: Tools,
+        around: Surroundings,
+        stage: Stage,
+        session: Session,
+        voice: Voice,
+        watch: StageWatch,
     ) -> None:
         self._tools = tools
         self._around = around
         self._stage = stage
         self._session = session
         self._voice = voice
+        self._watch = watch
+        voice.listener = watch.pull
 
     async def run(self) -> StageState:
         """Do all steps; return what the stage has become. Raises EngineError."""
         stage = self._stage
         self._announce(stage.origin.text)
-        state = await self._around.base(stage, self._voice)
+        with self._watch.step(stage.origin):
+            state = await self._around.base(stage, self._voice)
         self._say_id(state)
         state.config = _with_path(replace(state.config, image=""))
         triggers = state.config.on_build or []
@@ -133,6 +148,7 @@ class StageBuild:
             state.config = replace(state.config, on_build=None)
             plural = "" if len(triggers) == 1 else "s"
             self._voice.say(f"# Executing {len(triggers)} build trigger{plural}\n")
+        self._watch.expect(sum(parse_trigger(text).name in SHOWN for text in triggers))
         for text in triggers:
             await self._step(state, parse_trigger(text, stage.origin.line))
         for instruction in stage.instructions:
@@ -144,6 +160,11 @@ class StageBuild:
         self._voice.say(f"Step {self._around.next_step(self._stage)} : {text}\n")
 
     async def _step(self, state: StageState, instruction: Instruction) -> None:
+        with self._watch.step(instruction):
+            await self._do(state, instruction)
+        self._say_id(state)
+
+    async def _do(self, state: StageState, instruction: Instruction) -> None:
         try:
             if instruction.name == "RUN":
                 await self._run(state, instruction)
@@ -159,7 +180,6 @@ class StageBuild:
             if type(error) is not InvalidParameter:
                 raise
             raise DockerfileError(instruction.line, error.message) from error
-        self._say_id(state)
 
     def _say_id(self, state: StageState) -> None:
         self._voice.say(f" ---> {state.short_id()}\n")
@@ -252,6 +272,9 @@ class StageBuild:
         owner, mode = put_in(instruction.flag("chown")), put_in(instruction.flag("chmod"))
         excludes = [put_in(pattern) for pattern in instruction.all_flags("exclude")]
         async with AsyncExitStack() as stack:
+            if name == "ADD" and any(map(is_git_address, words.sources)):
+                await self._add_repository(state, instruction, words, (owner, mode, excludes), stack)
+                return
             tree = await self._source_tree(instruction, put_in(instruction.flag("from")), stack)
             downloads = await self._downloads(instruction, words, stack)
             plan = await plan_copy(instruction, words, tree, downloads, excludes)
@@ -268,11 +291,48 @@ class StageBuild:
             key = step_key("copy", below, shown, tree.is_context, unpacks)
             await self._layered(state, key, f"{_NOP} {shown} ", write)
 
+    async def _add_repository(
+        self,
+        state: StageState,
+        instruction: Instruction,
+        words: CopyWords,
+        options: tuple[str, str, list[str]],
+        stack: AsyncExitStack,
+    ) -> None:
+        """ADD of a git repository: its commit is in the key, so it is fetched only when that is new."""
+        owner, mode, excludes = options
+        if len(words.sources) != 1:
+            raise InvalidParameter("ADD of a git repository takes no other source beside it")
+        repositories, request = self._tools.repositories, self._around.request
+        commit = await repositories.resolve(
+            parse_git_address(words.sources[0]),
+            request,
+            keep=instruction.switch("keep-git-dir"),
+            checksum=instruction.flag("checksum"),
+        )
+        flags = [f"--{key}={value}" for key, value in (("chown", owner), ("chmod", mode)) if value]
+        shown = " ".join(["ADD", *flags, f"git:{commit.id}", "in", words.destination])
+        link = instruction.switch("link") and not owner.strip("0123456789:")
+
+        async def write(out: int, image: int) -> PackedLayer:
+            root = await stack.enter_async_context(repositories.open(commit, request))
+            tree = Tree(root=root, is_context=True)
+            whole = CopyWords(sources=("/",), destination=words.destination)
+            plan = await plan_copy(instruction, whole, tree, (), excludes)
+            document = make_plan(plan, owner=owner, mode=mode, clear_owner=True)
+            return await self._assemble(state, document, plan.trees, out, image, link=link)
+
+        below = () if link else state.diff_ids
+        key = step_key("repository", below, shown, commit.key, excludes)
+        await self._layered(state, key, f"{_NOP} {shown} ", write)
+
     async def _source_tree(self, instruction: Instruction, origin: str, stack: AsyncExitStack) -> Tree:
         if not origin:
             context = self._around.context
             return Tree(root=context.root, keeps=context.keeps, is_context=True)
         source = await self._around.origin(origin, self._stage, self._voice)
+        if isinstance(source, Context):
+            return Tree(root=source.root, keeps=source.keeps, is_context=True)
         root = stack.enter_context(self._tools.trees.open_layers(source.diff_ids))
         if root < 0:
             root = os.open(self._tools.trees.empty, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -282,8 +342,6 @@ class StageBuild:
     async def _downloads(
         self, instruction: Instruction, words: CopyWords, stack: AsyncExitStack
     ) -> list[Download]:
-        if instruction.name == "ADD" and any(_is_repository(source) for source in words.sources):
-            raise InvalidParameter("ADD of a git repository is not supported: clone it into the context")
         if instruction.name != "ADD":
             if any(is_remote(source) for source in words.sources):
                 raise InvalidParameter("source can't be a URL for COPY")
@@ -313,7 +371,7 @@ class StageBuild:
         variables = state.scope.variables(state.config.env)
         async with AsyncExitStack() as stack:
             mounting = Mounting(self._tools.trees, self._around, self._stage, self._voice, stack)
-            network = _network(instruction, self._around.host)
+            network = _step_host(instruction, self._around.host, self._around.request.entitlements)
             argv = self._argv(state, instruction, mounting)
             for text in instruction.all_flags("mount"):
                 await mounting.add(text, variables, self._around.escape, state.workdir)
@@ -329,6 +387,7 @@ class StageBuild:
                 sorted(state.config.env or ()),
                 (state.config.user, state.workdir, network.network_mode, sorted(network.extra_hosts or ())),
                 mounting.keys,
+                *(["insecure"] if network.privileged else []),
             )
             await self._cached_or_run(
                 state,
@@ -362,6 +421,7 @@ class StageBuild:
         runner, voice = self._tools.runner, self._voice
 
         async def speak(text: str) -> None:
+            self._watch.say(text)
             voice.say(text)
             await voice.room()
 
@@ -449,6 +509,7 @@ class StageBuild:
             if not held:
                 return False
         self._voice.say(" ---> Using cache\n")
+        self._watch.cached()
         state.add(created_by, known.created, known.layer)
         return True
 
@@ -482,12 +543,18 @@ class StageBuild:
         state.add(created_by, step.created, layer)
 
 
-def _network(instruction: Instruction, host: HostConfig) -> HostConfig:
+def _step_host(instruction: Instruction, host: HostConfig, entitlements: Collection[str]) -> HostConfig:
+    """Return the configuration of a RUN's container. Raises InvalidParameter: its client did not allow it."""
     security = instruction.flag("security")
-    if security not in ("", "sandbox"):
-        raise InvalidParameter(
-            f"RUN --security={security} is not supported: a build has the privileges of an ordinary container"
-        )
+    if security not in ("", "sandbox", INSECURE):
+        raise InvalidParameter(f'unsupported security mode "{security}"')
+    if security == INSECURE:
+        if SECURITY_INSECURE not in entitlements:
+            raise InvalidParameter(
+                f"RUN --security=insecure: {SECURITY_INSECURE} is not allowed; "
+                f"proa build --allow {SECURITY_INSECURE} gives the host's privileges away"
+            )
+        host = replace(host, privileged=True)
     if instruction.all_flags("device"):
         raise InvalidParameter("RUN --device is not supported: a build gets no devices of the host")
     network = instruction.flag("network")
@@ -495,17 +562,12 @@ def _network(instruction: Instruction, host: HostConfig) -> HostConfig:
         return host
     if network not in ("none", "host"):
         raise InvalidParameter(f'unsupported network mode "{network}"')
-    if network == "host" and host.network_mode != "host":
+    if network == "host" and host.network_mode != "host" and NETWORK_HOST not in entitlements:
         raise InvalidParameter(
-            "RUN --network=host is only allowed in a build with --network=host: "
+            "RUN --network=host is only allowed in a build with --network=host or --allow network.host: "
             "it gives the host's network away"
         )
     return replace(host, network_mode=network)
-
-
-def _is_repository(source: str) -> bool:
-    path = source.partition("#")[0]
-    return source.startswith("git@") or ("://" in path and path.endswith(".git"))
 
 
 def _expand_all(text: str, variables: dict[str, str], escape: str) -> str:

@@ -57,6 +57,7 @@ class Voice:
         self._size = 0
         self._speaks = anyio.Event()
         self.is_closed = False
+        self.listener: Tell | None = None  # of what is told beside text, at once
 
     def say(self, text: str) -> None:
         """Tell a piece of text."""
@@ -64,6 +65,8 @@ class Voice:
 
     def tell(self, message: Mapping[str, object]) -> None:
         """Tell a message, in its turn."""
+        if self.listener is not None and "stream" not in message:
+            self.listener(message)
         if self._speaks.is_set():
             self._transcript.tell(message)
             return

@@ -14,18 +14,30 @@ import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
 from proa.build.mounts import RunMount
-from proa.host import mount
+from proa.host import mount, process
 from proa.host.mount import Resolve, openat2
 from proa.model.errors import InvalidParameter, NotFound
 from proa.model.ids import Digest
 from proa.storage.layers import Layers, NewLayer
 from proa.storage.overlay import attach_merged, attach_overlay
+
+COPY_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seed:
+    """What a new cache mount begins with: a path of the tree that ``lowers`` (topmost first) make."""
+
+    lowers: Sequence[Path]
+    digest: str
 
 
 class BuildTrees:
@@ -37,6 +49,7 @@ class BuildTrees:
         self._mounts = exec_root / "build" / "mounts"
         self._scratch = data_root / "build" / "scratch"
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._making: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._users: defaultdict[str, int] = defaultdict(int)
         for directory in (self._caches, self._mounts, self._scratch):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -101,18 +114,34 @@ class BuildTrees:
         return [self._layers.mount(diff_id) for diff_id in reversed(diff_ids)]
 
     @asynccontextmanager
-    async def cache(self, wanted: RunMount) -> AsyncIterator[Path]:
-        """Give the directory of a cache mount, shared, alone, or a new one, as it asks."""
-        key = hashlib.sha256((wanted.id or wanted.target).encode(errors="surrogateescape")).hexdigest()
+    async def scratch(self) -> AsyncIterator[Path]:
+        """Give an empty directory on disk; it is gone after the block, with what is in it."""
+        path = self._scratch / secrets.token_hex(8)
+        path.mkdir(mode=0o700)
+        try:
+            yield path
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(partial(shutil.rmtree, path, ignore_errors=True))
+
+    @asynccontextmanager
+    async def cache(self, wanted: RunMount, seed: Seed | None = None) -> AsyncIterator[Path]:
+        """Give the directory of a cache mount, shared, alone, or a new one, as it asks.
+
+        :param seed: what a new one begins with; another one is another cache.
+        :raises InvalidParameter: the seed is no directory.
+        """
+        name = (wanted.id or wanted.target) + (f" {seed.digest}" if seed else "")
+        key = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
         if wanted.sharing == "private" and self._users[key]:
             key += f"-{self._users[key]}"
         self._users[key] += 1
         try:
             if wanted.sharing == "locked":
                 async with self._locks[key]:
-                    yield self._make_cache(key, wanted)
+                    yield await self._ensure_cache(key, wanted, seed)
             else:
-                yield self._make_cache(key, wanted)
+                yield await self._ensure_cache(key, wanted, seed)
         finally:
             self._users[key] -= 1
 
@@ -124,14 +153,32 @@ class BuildTrees:
         """Delete a cache mount's directory."""
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(path, ignore_errors=True))
 
-    def _make_cache(self, key: str, wanted: RunMount) -> Path:
+    async def _ensure_cache(self, key: str, wanted: RunMount, seed: Seed | None) -> Path:
         path = self._caches / key
-        if not path.exists():
-            path.mkdir()
-            path.chmod(0o755 if wanted.mode < 0 else wanted.mode)
-            os.chown(path, wanted.uid, wanted.gid)
+        async with self._making[key]:
+            if not path.exists():
+                await self._make_cache(path, wanted, seed)
         os.utime(path)
         return path
+
+    async def _make_cache(self, path: Path, wanted: RunMount, seed: Seed | None) -> None:
+        async with self.scratch() as place:
+            new = place / "cache"
+            new.mkdir()
+            new.chmod(0o755 if wanted.mode < 0 else wanted.mode)
+            os.chown(new, wanted.uid, wanted.gid)
+            if seed is not None:
+                async with self.mounted(seed.lowers, wanted.source, writable=False) as source:
+                    if not source.is_dir():
+                        raise InvalidParameter(f"mount source {wanted.source}: not a directory")
+                    # Links are copied as links; the directory gets the mode and owner of the other.
+                    words = ["cp", "-a", "--reflink=auto", "--", f"{source}/.", os.fspath(new)]
+                    await process.run(words, timeout_s=COPY_S)
+                    if wanted.mode >= 0:
+                        new.chmod(wanted.mode)
+                    if wanted.uid or wanted.gid:
+                        os.chown(new, wanted.uid, wanted.gid)
+            new.rename(path)
 
     @contextmanager
     def secret(self, data: bytes, wanted: RunMount) -> Iterator[Path]:
@@ -143,6 +190,15 @@ class BuildTrees:
                 file.write(data)
             os.chown(path, wanted.uid, wanted.gid)
             path.chmod(0o400 if wanted.mode < 0 else wanted.mode)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def socket_path(self) -> Iterator[Path]:
+        """Give a path for a socket; what is there in the end is removed."""
+        path = self._mounts / secrets.token_hex(8)
+        try:
             yield path
         finally:
             path.unlink(missing_ok=True)

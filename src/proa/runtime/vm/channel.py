@@ -64,10 +64,13 @@ class _Waiter:
 
 
 class Channel(asyncio.Protocol):
-    """The link. Made by ``connect``; ``close`` when done with it."""
+    """The link. Made by ``connect``; ``close`` when done with it.
+
+    :ivar listener: may be replaced by who takes the link over.
+    """
 
     def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+        self.listener = listener
         self._nonce = secrets.token_bytes(protocol.NONCE_BYTES)
         self._decoder = Decoder(self._nonce)
         self._transport: asyncio.Transport | None = None
@@ -156,7 +159,7 @@ class Channel(asyncio.Protocol):
 
     def _dispatch(self, frame: Frame) -> None:
         if frame.kind not in (FrameType.OK, FrameType.ERROR):
-            self._listener.on_frame(frame)
+            self.listener.on_frame(frame)
             return
         waiter = self._waiters.get(frame.number)
         if waiter is not None and waiter.answer is None:  # else its asker has given up, or did not care
@@ -171,7 +174,7 @@ class Channel(asyncio.Protocol):
             self._transport.abort()
         for waiter in self._waiters.values():
             waiter.done.set()
-        self._listener.on_link_down()
+        self.listener.on_link_down()
 
     def _take_number(self) -> int:
         number = self._next_request

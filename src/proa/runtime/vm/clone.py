@@ -16,7 +16,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +32,9 @@ from proa.model.errors import (
     ToolFailed,
     Unavailable,
 )
-from proa.model.task import BlockRootfs, Mount, MountKind, TaskSpec
+from proa.model.task import BlockRootfs, Mount, MountKind, Resources, TaskSpec
 from proa.runtime.vm import limits, messages, privileges, qemu
-from proa.runtime.vm.channel import AgentError
+from proa.runtime.vm.channel import AgentError, Channel
 from proa.runtime.vm.disks import LayersDisk, plan_layers
 from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
@@ -90,7 +90,7 @@ async def make_clone(
     with contextlib.ExitStack() as inherited:
         fs_server, fs_fd = _start_fs_server(tools, spec.mounts, home, inherited)
         if fs_server is not None:
-            undo.push_async_callback(_end, fs_server)
+            undo.push_async_callback(end, fs_server)
         state_fd = os.open(template.state_file, os.O_RDONLY | os.O_CLOEXEC)
         inherited.callback(os.close, state_fd)
 
@@ -105,26 +105,18 @@ async def make_clone(
             log=spec.log_path,
             exit_record=home.exit_record,
         )
-    undo.push_async_callback(_end, child)
-    record = _record(spec, shape, child, fs_server)
+    undo.push_async_callback(end, child)
+    record = record_of(spec, shape, child, fs_server)
     home.write(record)
     console = Console()
     undo.callback(console.close)
-    guest = Guest(
-        home.control,
-        tty=spec.process.tty,
-        open_stdin=spec.process.open_stdin,
-        stdin_once=spec.process.stdin_once,
-    )
+    guest = guest_of(spec, home)
     undo.callback(guest.close)
-    try:
+    with explained(home, console):
         await console.connect(home.path)
-        await _enclose(spec, shape, record, undo)
+        await enclose(spec, shape, record, undo)
         await load_state(home.monitor, state_fd)
-        await _configure(spec, layers, guest)
-    except (OutcomeUnknown, Unavailable, AgentError) as error:  # Unavailable: QEMU ended before it listened
-        said = "\n".join(filter(None, (error.args[0], qemu.log_tail(home.path), console.text())))
-        raise StartFailed(f"the virtual machine could not be started: {said}") from error
+        await configure(spec, layers, await guest.connect())
     return Clone(
         record=record,
         process=child,
@@ -135,7 +127,28 @@ async def make_clone(
     )
 
 
-async def _end(child: HostProcess) -> None:
+def guest_of(spec: TaskSpec, home: Home) -> Guest:
+    """Return the guest that the container's program will run in; not linked yet."""
+    return Guest(
+        home.control,
+        tty=spec.process.tty,
+        open_stdin=spec.process.open_stdin,
+        stdin_once=spec.process.stdin_once,
+    )
+
+
+@contextlib.contextmanager
+def explained(home: Home, console: Console) -> Iterator[None]:
+    """Turn what a machine fails with into StartFailed, with the last words of QEMU and the guest."""
+    try:
+        yield
+    except (OutcomeUnknown, Unavailable, AgentError) as error:  # Unavailable: QEMU ended before it listened
+        said = "\n".join(filter(None, (error.args[0], qemu.log_tail(home.path), console.text())))
+        raise StartFailed(f"the virtual machine could not be started: {said}") from error
+
+
+async def end(child: HostProcess) -> None:
+    """End a process, whatever comes."""
     with anyio.CancelScope(shield=True):
         await child.end()
 
@@ -167,7 +180,8 @@ def _machine(
     )
 
 
-def _record(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostProcess | None) -> Record:
+def record_of(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostProcess | None) -> Record:
+    """Return what a later daemon must know of the container's machine."""
     return Record(
         qemu=_pid_of(child),
         fs_server=_pid_of(fs_server) if fs_server is not None else None,
@@ -217,8 +231,11 @@ def _start_fs_server(
     return HostProcess.of_child(child), ours.fileno()
 
 
-async def _enclose(spec: TaskSpec, shape: Shape, record: Record, undo: AsyncExitStack) -> None:
+async def enclose(spec: TaskSpec, shape: Shape, record: Record, undo: AsyncExitStack) -> None:
+    """Put QEMU into the cgroup of its limits, if it has any."""
     outside = limits.around_qemu(spec.resources, shape.vcpus)
+    if outside is None and spec.cgroup_parent:
+        outside = Resources()  # a place of its own, without a limit
     if outside is not None:
         undo.push_async_callback(_remove_cgroup, record.cgroup)
         await limits.enclose(record.cgroup, record.qemu.pid, outside)
@@ -229,9 +246,9 @@ async def _remove_cgroup(path: str) -> None:
         await limits.remove(path)
 
 
-async def _configure(spec: TaskSpec, layers: LayersDisk, guest: Guest) -> None:
+async def configure(spec: TaskSpec, layers: LayersDisk, channel: Channel) -> None:
+    """Have the agent make the clone an individual. Raises as ``Channel.request``."""
     assert isinstance(spec.rootfs, BlockRootfs)
-    channel = await guest.connect()
     payload = messages.configure(
         spec,
         layers=layers.extents,

@@ -155,9 +155,10 @@ def _block_node(name: str, disk: Disk) -> str:
     return option_of(values=values)
 
 
-def _nic(index: int, tap: str) -> Iterator[str]:
-    yield from (
-        "-netdev",
-        option("tap", id=f"net{index}", ifname=tap, script="no", downscript="no", vnet_hdr="on"),
-    )
+def _nic(index: int, tap: str | int) -> Iterator[str]:
+    if isinstance(tap, int):
+        yield from ("-netdev", option("tap", id=f"net{index}", fd=tap))
+    else:
+        named = option("tap", id=f"net{index}", ifname=tap, script="no", downscript="no", vnet_hdr="on")
+        yield from ("-netdev", named)
     yield from ("-device", option("virtio-net-device", id=f"nic{index}", netdev=f"net{index}"))

@@ -54,6 +54,13 @@ class Guest:
         self.main.link_up(channel)
         return channel
 
+    def adopt(self, channel: Channel) -> Channel:
+        """``connect`` by a link that was made before there was a container, in the pool."""
+        channel.listener = self
+        self._channel = channel
+        self.main.link_up(channel)
+        return channel
+
     async def take_up(self, *, timeout_s: float) -> None:
         """Link to a guest that an earlier daemon configured, and learn what runs in it.
 

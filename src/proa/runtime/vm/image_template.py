@@ -27,6 +27,7 @@ import secrets
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,16 +83,25 @@ class ImageTemplates:
 
     :param root: where ``templates`` keeps its own.
     :param tasks: owns the making, which nobody waits for.
+    :param made: told of each one that is complete.
     """
 
     def __init__(
-        self, root: Path, templates: Templates, *, qemu: Path, accelerator: str, tasks: TaskGroup
+        self,
+        root: Path,
+        templates: Templates,
+        *,
+        qemu: Path,
+        accelerator: str,
+        tasks: TaskGroup,
+        made: Callable[[ImageTemplate, Shape, BlockRootfs], None],
     ) -> None:
         self._root = root
         self._templates = templates
         self._qemu = qemu
         self._accelerator = accelerator
         self._tasks = tasks
+        self._made = made
         self._starts: Counter[str] = Counter()
         self._found: dict[str, ImageTemplate] = {}
         self._making = anyio.Lock()  # one at a time: it takes a processor from those who work
@@ -134,6 +144,9 @@ class ImageTemplates:
         try:
             async with self._making:
                 await self._make(key, base, shape, rootfs)
+            found = self._read(key, shape)
+            if found is not None:
+                self._made(found, shape, rootfs)
         except (EngineError, AgentError, OSError) as error:
             log.warning("no template of the image %s: %s", [layer.name for layer in rootfs.layers], error)
 

@@ -94,7 +94,8 @@ class Machine:
 
     :ivar name: shown by ps and QMP.
     :ivar accelerator: "kvm" or "tcg".
-    :ivar taps: interface of the host for each NIC; in a template a pattern that the kernel numbers.
+    :ivar taps: for each NIC an interface of the host, in a template a pattern that the kernel numbers; or
+        an inherited descriptor of a tap.
     :ivar is_template: what the guest writes goes to the memory file, to be saved with it.
     :ivar run_as: uid and gid that QEMU takes once everything is open; None: it stays what it is.
     """
@@ -110,7 +111,7 @@ class Machine:
     layers: Disk = Disk()
     new: Disk = Disk()
     kept: Disk = Disk()
-    taps: Sequence[str] = ()
+    taps: Sequence[str | int] = ()
     run_as: int | None = None
 
 

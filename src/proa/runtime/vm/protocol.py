@@ -56,6 +56,8 @@ class FrameType(enum.IntEnum):
     RELEASE = 0x0F
     CLOCK = 0x10
     PREPARE = 0x11
+    REHEARSE = 0x12
+    FILES = 0x13
     STDIN = 0x40
     STDIN_EOF = 0x41
     CREDIT = 0x42

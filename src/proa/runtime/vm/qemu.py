@@ -65,6 +65,14 @@ class HostProcess:
             return None
         return cls(handle, pid=pid, start_time=start_time)
 
+    def has_ended(self) -> bool:
+        """Whether it is gone, reaped or not."""
+        handle = watch.open_process(self.pid, start_time=self.start_time)
+        if handle is None:
+            return True
+        with contextlib.closing(handle):
+            return handle.has_ended()
+
     async def wait(self) -> None:
         """Wait for its end; a child is reaped. Any number of callers, any number of times."""
         if self._process is not None:

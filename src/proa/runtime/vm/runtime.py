@@ -6,6 +6,7 @@ Source: proa.runtime.seam.Runtime.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from contextlib import AsyncExitStack
@@ -23,11 +24,15 @@ from proa.runtime.vm.accel import Accelerator, guest_of
 from proa.runtime.vm.clone import Clone, Tools, make_clone
 from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
-from proa.runtime.vm.image_template import ImageTemplates
+from proa.runtime.vm.image_template import ImageTemplate, ImageTemplates
 from proa.runtime.vm.machine import Shape, memory_for, vcpus_for
+from proa.runtime.vm.pool import Pool
+from proa.runtime.vm.pooled import Kind
 from proa.runtime.vm.qemu import Console, HostProcess
 from proa.runtime.vm.task import FIND_TIMEOUT_S, VmTask
 from proa.runtime.vm.template import Template, Templates
+
+log = logging.getLogger(__name__)
 
 TEMPLATE_ANNOTATION = "proa.vm.template"  # HostConfig.Annotations: "off" boots a kernel for this start alone
 _FIND_TIMEOUT_S = 2 * FIND_TIMEOUT_S  # two questions to the guest
@@ -40,6 +45,8 @@ class VmRuntime:
     :param templates: directory of the memory templates.
     :param exec_root: a directory for each VM is made here; keep it short (unix sockets).
     :param tasks: owns the supervision of every VM.
+    :param pool_size: machines that may wait for containers; ``pool_root`` is for their disks, on the file
+        system of the containers'.
     :param kernel: another guest kernel than the one in ``lib``; it must fit the modules in the initramfs.
     """
 
@@ -54,6 +61,8 @@ class VmRuntime:
         default_memory_bytes: int,
         default_vcpus: int,
         accelerator: Accelerator,
+        pool_size: int,
+        pool_root: Path,
     ) -> None:
         self._tools = Tools(qemu=accelerator.qemu, fs_server=lib / "fs-server", accelerator=accelerator.name)
         guest = guest_of(lib, kernel, qemu=accelerator.qemu, accelerator=accelerator.name)
@@ -64,7 +73,10 @@ class VmRuntime:
             qemu=accelerator.qemu,
             accelerator=accelerator.name,
             tasks=tasks,
+            made=lambda template, shape, rootfs: self._pool.note_use(_kind_of(template, shape, rootfs), ""),
         )
+        self._pool = Pool(pool_size, tools=self._tools, exec_root=exec_root, root=pool_root)
+        self._pool.keep_in(tasks)
         self._exec_root = exec_root
         self._tasks = tasks
         self._default_memory_bytes = default_memory_bytes
@@ -94,7 +106,9 @@ class VmRuntime:
                 template = await self._find_template(spec, spec.rootfs, shape)
             home.create()
             undo.callback(home.remove)
-            clone = await make_clone(spec, shape, template, self._tools, home, undo)
+            clone = await self._claim(spec, shape, template, home)
+            if clone is None:
+                clone = await make_clone(spec, shape, template, self._tools, home, undo)
             undo.pop_all()
         return self._supervised(VmTask(spec.id, clone, home, spec))
 
@@ -144,6 +158,28 @@ class VmRuntime:
             return template
         return self._image_templates.find(template, shape, rootfs) or template
 
+    async def _claim(self, spec: TaskSpec, shape: Shape, template: Template, home: Home) -> Clone | None:
+        """Return a machine of the pool that has become the container's, if one fits."""
+        if not isinstance(template, ImageTemplate) or not isinstance(spec.rootfs, BlockRootfs):
+            return None
+        kind = _kind_of(template, shape, spec.rootfs)
+        self._pool.note_use(kind, next(iter(spec.process.args), ""))
+        waiting = self._pool.take(kind, spec)
+        if waiting is None:
+            return None
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(waiting.end)
+            try:
+                clone = await waiting.claim(spec, home, undo)
+            except (EngineError, OSError) as error:
+                log.warning("a machine of the pool could not be used: %s", error)
+            else:
+                undo.pop_all()
+                return clone
+        home.remove()
+        home.create()
+        return None
+
     def _shape(self, memory_limit_bytes: int, cpus: float, nics: int) -> Shape:
         return Shape(
             memory_bytes=memory_for(memory_limit_bytes, self._default_memory_bytes),
@@ -164,6 +200,10 @@ class VmRuntime:
                 raise Unavailable(
                     f"the network device {interface.device} of the virtual machine is missing"
                 ) from error
+
+
+def _kind_of(template: ImageTemplate, shape: Shape, rootfs: BlockRootfs) -> Kind:
+    return Kind(template=template, shape=shape, layers=rootfs.layers, blank=rootfs.blank)
 
 
 def _find_process(recorded: Pid | None) -> HostProcess | None:

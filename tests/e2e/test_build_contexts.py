@@ -157,3 +157,27 @@ def test_caches_begin_with_a_tree(daemon: Daemon, tag: str, tmp_path: Path) -> N
         lost = build(daemon, tag, tmp_path, text.format(seed="one", tag=tag, source=source), check=False)
         assert lost.status == 1
         assert f"mount source {source}: {message}" in lost.err
+
+
+def test_files_are_written_out(daemon: Daemon, tag: str, tmp_path: Path) -> None:
+    text = "FROM busybox AS make\nRUN mkdir /o && echo made > /o/f\nFROM scratch\nCOPY --from=make /o /d\n"
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "Dockerfile").write_text(text)
+    arguments = ("build", "--progress=quiet", str(tmp_path / "context"), "-o")
+    before = daemon.docker("ps", "-aq").out, daemon.docker("images", "-aq").out
+    daemon.proa(*arguments, str(tmp_path / "out"))
+    assert (tmp_path / "out" / "d" / "f").read_text() == "made\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["d"]
+    daemon.proa(*arguments, f"type=tar,dest={tmp_path}/out.tar")
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        assert tar.getnames() == ["d", "d/f"]
+    assert (daemon.docker("ps", "-aq").out, daemon.docker("images", "-aq").out) == before
+    daemon.proa(*arguments, f"type=local,dest={tmp_path}/again", "-t", tag)
+    assert daemon.docker("images", "-q", tag).out, "what has a name stays"
+    for value, message in (
+        ("type=oci,dest=x", "type=oci is not supported"),
+        ("type=local", "dest is required"),
+    ):
+        wrong = daemon.proa(*arguments, value, check=False)
+        assert wrong.status == 1
+        assert message in wrong.err

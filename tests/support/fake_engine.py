@@ -270,6 +270,9 @@ class FakeContainers:
         self._note("attach", self.get(ref).name, query)
         return self.stdio
 
+    def tell_detached(self, ref: str) -> None:
+        self._note("detached", self.get(ref).name)
+
     async def stats(self, ref: str) -> TaskStats | None:
         self.get(ref)
         if self.readings:
@@ -317,6 +320,9 @@ class FakeExecs:
         if self.fails is not None:
             raise self.fails
         return None if detach else self.stdio
+
+    def tell_detached(self, exec_id: str) -> None:
+        self.asked.append(("detached", self.get(exec_id).id))
 
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         self.get(exec_id)

@@ -223,6 +223,7 @@ class Trace:
     process: FakeProcess
     execs: dict[ExecId, FakeProcess] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+    kills: anyio.Event = field(default_factory=anyio.Event)  # set when memory has run out
     files: dict[str, bytes] = field(default_factory=dict)  # as they are now
 
 
@@ -357,6 +358,12 @@ class FakeTask:
         if resources.blkio_weight:
             raise FeatureMissing("fake", "BlkioWeight", "there is no disk")
         self._trace.resources = resources
+
+    async def watch_oom(self, tell: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await self._trace.kills.wait()
+            self._trace.kills = anyio.Event()
+            await tell()
 
     async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
         await self._stage.act("task.edit_file")

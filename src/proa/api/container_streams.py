@@ -39,6 +39,7 @@ class Backend(Protocol):
     def waiter(self, ref: str, condition: str) -> AbstractAsyncContextManager[Waiter]: ...
     def logs(self, ref: str, query: LogQuery) -> AsyncIterator[LogRecord]: ...
     async def attach(self, ref: str, query: AttachQuery) -> Stdio: ...
+    def tell_detached(self, ref: str) -> None: ...
     async def stats(self, ref: str) -> TaskStats | None: ...
 
 
@@ -74,7 +75,8 @@ class ContainerStreamRoutes:
             with anyio.CancelScope(shield=True):
                 await stdio.aclose()
             raise
-        await pump(stdio, raw, tty=tty, detach_keys=keys)
+        if await pump(stdio, raw, tty=tty, detach_keys=keys):
+            self._backend.tell_detached(container.id)
 
     async def logs(self, request: Request) -> None:
         query = request.query

@@ -27,6 +27,7 @@ class Backend(Protocol):
     async def start(
         self, exec_id: str, *, detach: bool, tty: bool | None, console_size: tuple[int, int] | None
     ) -> Stdio | None: ...
+    def tell_detached(self, exec_id: str) -> None: ...
     async def resize(self, exec_id: str, rows: int, columns: int) -> None: ...
 
 
@@ -86,7 +87,8 @@ class ExecRoutes:
         chosen = ChosenStdio(
             stdio, stdin=asked.attach_stdin, stdout=asked.attach_stdout, stderr=asked.attach_stderr
         )
-        await pump(chosen, raw, tty=body.tty, detach_keys=keys)
+        if await pump(chosen, raw, tty=body.tty, detach_keys=keys):
+            self._backend.tell_detached(one.id)
         return None
 
     async def resize(self, request: Request) -> Response:

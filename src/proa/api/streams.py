@@ -89,8 +89,11 @@ class ChosenStdio:
         await self._stdio.aclose()
 
 
-async def pump(stdio: Stdio, raw: RawStream, *, tty: bool, detach_keys: bytes = b"") -> None:
-    """Carry both directions until the output ends, the client leaves or detaches. Closes ``stdio``."""
+async def pump(stdio: Stdio, raw: RawStream, *, tty: bool, detach_keys: bytes = b"") -> bool:
+    """Carry both directions until the output ends, the client leaves or detaches. Closes ``stdio``.
+
+    :returns: whether the client has detached by its keys.
+    """
     scanner = DetachScanner(detach_keys if tty else b"")
     gone = False
 
@@ -110,6 +113,7 @@ async def pump(stdio: Stdio, raw: RawStream, *, tty: bool, detach_keys: bytes = 
             await stdio.aclose()
     if not gone:
         await _let_go(raw)
+    return scanner.detached
 
 
 async def send_message(raw: RawStream, message: str, *, tty: bool) -> None:

@@ -14,6 +14,7 @@ import click
 
 from proa.build.git_address import is_git_context
 from proa.cli import credentials, values
+from proa.cli.build_output import parse_output, write_output
 from proa.cli.build_progress import BuildFailed, show_build
 from proa.cli.context import get_client
 from proa.cli.local_context import open_context, pack_directory
@@ -77,7 +78,9 @@ SECRET_MAX_BYTES = 64 * 1024  # they travel in a header
     "--progress", type=click.Choice(["auto", "plain", "tty", "quiet"]), default="auto", help="Style of output"
 )
 @click.option("-q", "--quiet", is_flag=True, help="Suppress the build output and print the image ID")
-@click.option("-o", "--output", default="", help="Refused: the image goes into the engine")
+@click.option(
+    "-o", "--output", default="", metavar="DEST", help="Write the files out: a path, type=local|tar,dest=PATH"
+)
 @click.option("--load", is_flag=True, help="The image goes into the engine anyway")
 @click.argument("path")
 @click.pass_context
@@ -88,18 +91,24 @@ def build(ctx: click.Context, /, path: str, **options: Any) -> None:  # Any: cli
     SSH agent: --ssh is refused.
     """
     _refuse(options)
+    output = parse_output(options["output"])
     context = open_context(path, options["dockerfile"])
     query = _query(options, context.dockerfile, context.remote)
     headers = _headers(options["secrets"])
     named, directories = _read_contexts(options["contexts"])
     query[CONTEXTS_PARAMETER] = json.dumps(named) if named else None
     body = join_streams([context.pieces, *directories]) if directories else context.pieces
-    lines = get_client(ctx).iter_json(routes.IMAGE_BUILD, BuildLine, query=query, body=body, headers=headers)
+    client = get_client(ctx)
+    lines = client.iter_json(routes.IMAGE_BUILD, BuildLine, query=query, body=body, headers=headers)
     try:
-        image_id = show_build(lines, quiet=options["quiet"], style=options["progress"])
+        image_id = show_build(
+            lines, quiet=options["quiet"], style=options["progress"], is_image=output.type == "image"
+        )
     except BuildFailed as error:
         click.echo(f"ERROR: {error}", err=True)
         raise click.exceptions.Exit(error.code or 1) from error
+    if output.type != "image":
+        write_output(client, image_id, output)
     if options["iidfile"] and image_id:
         Path(options["iidfile"]).write_text(image_id)
     if options["metadata_file"] and image_id:
@@ -140,8 +149,6 @@ def prune(ctx: click.Context, all_: bool, filters: tuple[str, ...], force: bool,
 def _refuse(options: dict[str, Any]) -> None:  # Any: click's options
     if options["ssh"]:
         raise click.ClickException("--ssh: the classic build API has no way to reach the client's SSH agent")
-    if options["output"]:
-        raise click.ClickException("--output: the image goes into the engine; use proa save to write it out")
 
 
 def _read_contexts(entries: tuple[str, ...]) -> tuple[dict[str, str], list[Iterator[bytes]]]:

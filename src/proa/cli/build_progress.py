@@ -152,28 +152,30 @@ class LiveProgress(Progress):
         return self.draw()
 
 
-def show_build(lines: Iterable[BuildLine], *, quiet: bool, style: str) -> str:
+def show_build(lines: Iterable[BuildLine], *, quiet: bool, style: str, is_image: bool = True) -> str:
     """Show the messages of a build to its end; return the image's id. Raises BuildFailed.
 
     :param style: "auto", "plain", "tty" or "quiet".
+    :param is_image: the id is what the user wants, on standard output.
     """
     if quiet or style == "quiet":
         progress = Progress()
         for line in lines:
             progress.feed(line)
-        click.echo(progress.image_id)
+        if is_image:
+            click.echo(progress.image_id)
         return progress.image_id
     if style == "tty" or (style == "auto" and sys.stderr.isatty()):
-        return _show_live(lines)
+        return _show_live(lines, is_image=is_image)
     plain = PlainProgress()
     for line in lines:
         plain.feed(line)
     plain.end()
-    _conclude(plain)
+    _conclude(plain, is_image=is_image)
     return plain.image_id
 
 
-def _show_live(lines: Iterable[BuildLine]) -> str:
+def _show_live(lines: Iterable[BuildLine], *, is_image: bool) -> str:
     # Imported here because rich costs more to import than most commands take in all.
     from rich.console import Console
     from rich.live import Live
@@ -197,11 +199,12 @@ def _show_live(lines: Iterable[BuildLine]) -> str:
                 click.echo(text, err=True)
             click.echo("------", err=True)
         raise failure
-    _conclude(progress)
+    _conclude(progress, is_image=is_image)
     return progress.image_id
 
 
-def _conclude(progress: Progress) -> None:
+def _conclude(progress: Progress, *, is_image: bool) -> None:
     for name in progress.names:
         click.echo(f" => naming to {name}", err=True)
-    click.echo(progress.image_id)
+    if is_image:
+        click.echo(progress.image_id)

@@ -107,23 +107,8 @@ def parse_config(argv: Sequence[str]) -> Config:
         "--default-isolation", choices=("container", "vm"), default="container", help="[%(default)s]"
     )
     parser.add_argument("--default-runtime", choices=("crun", "runc"), default="", help="[crun, else runc]")
-    parser.add_argument(
-        "--kernel", type=Path, metavar="FILE", help="guest kernel for VMs [the installed one]"
-    )
-    parser.add_argument(
-        "--vm-memory", type=_size, default=DEFAULT_VM_MEMORY, metavar="SIZE", help="of a VM without -m [512m]"
-    )
-    parser.add_argument(
-        "--vm-cpus", type=int, default=1, metavar="N", help="vCPUs of a VM without --cpus [%(default)s]"
-    )
+    _add_vm_options(parser)
     _add_registry_options(parser)
-    parser.add_argument(
-        "--pool",
-        type=int,
-        default=DEFAULT_VM_POOL,
-        metavar="N",
-        help="VMs made ahead, of the images lately started; 0: none [%(default)s]",
-    )
     _add_container_options(parser)
     parser.add_argument("-D", "--debug", action="store_true", help="log more")
     parsed = parser.parse_args(argv)
@@ -203,6 +188,25 @@ def _add_registry_options(parser: argparse.ArgumentParser) -> None:
         type=_insecure_registry,
         metavar="HOST|CIDR",
         help="needs no valid certificate, may speak plain HTTP",
+    )
+
+
+def _add_vm_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kernel", type=Path, metavar="FILE", help="guest kernel for VMs [the installed one]"
+    )
+    parser.add_argument(
+        "--vm-memory", type=_size, default=DEFAULT_VM_MEMORY, metavar="SIZE", help="of a VM without -m [512m]"
+    )
+    parser.add_argument(
+        "--vm-cpus", type=int, default=1, metavar="N", help="vCPUs of a VM without --cpus [%(default)s]"
+    )
+    parser.add_argument(
+        "--pool",
+        type=int,
+        default=DEFAULT_VM_POOL,
+        metavar="N",
+        help="VMs made ahead, of the images lately started; 0: none [%(default)s]",
     )
 
 

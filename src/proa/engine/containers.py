@@ -192,6 +192,12 @@ class Containers:
         past = self.logs(ref, LogQuery(stdout=query.stdout, stderr=query.stderr)) if query.logs else None
         return _Attachment(live=live, past=past, query=query)
 
+    def tell_detached(self, ref: str) -> None:
+        """Publish that a client has left an attached container by its detach keys."""
+        container = self.registry.find(ref)
+        if container is not None:
+            self._publish("detach", container)
+
     async def resize(self, ref: str, rows: int, columns: int) -> None:
         container = self.registry.get(ref)
         task = self.units[container.id].task

@@ -139,6 +139,13 @@ class Execs:
         self._tasks.start_soon(self._supervise, one.id, process, ended, name=f"exec {one.id[:12]}")
         return None if process.stdio is None else _ExecStdio(process.stdio, ended)
 
+    def tell_detached(self, exec_id: str) -> None:
+        """Publish that a client has left an exec by its detach keys."""
+        one = self._execs.get(ExecId(exec_id))
+        container = None if one is None else self._registry.find(one.container_id)
+        if container is not None:
+            self._publish(container, "exec_detach", exec_id)
+
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         """Set the size of its terminal. Raises WrongState when it does not run."""
         one = self.get(exec_id)

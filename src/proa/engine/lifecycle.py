@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 10  # docker stop's default
 KILL_TIMEOUT_S = 30  # after SIGKILL a process can only hang in the kernel
 LOST_EXIT_CODE = 137  # of a task that vanished: as if killed
+REBOOT_EXIT_CODE = 255  # of one that is no longer there when the daemon starts
 
 
 class Lifecycle:
@@ -226,7 +227,7 @@ class Lifecycle:
                     lost,
                     health=at_end(lost.health),
                     state=State.EXITED,
-                    exit_code=LOST_EXIT_CODE,
+                    exit_code=REBOOT_EXIT_CODE,
                     finished_at_ns=time.time_ns(),
                 )
             self._registry.put(lost)
@@ -331,10 +332,14 @@ class Lifecycle:
             log.exception("watching container %s", unit.id)
 
     async def _wait(self, unit: Unit, task: Task) -> tuple[ExitStatus, str]:
-        """Wait for a task's end, and look after its health until then; return also why it was lost."""
+        """Wait for a task's end, and look after its health and memory until then.
+
+        Return also why it was lost.
+        """
         error = ""
         async with anyio.create_task_group() as group:
             group.start_soon(self._health.watch, unit)
+            group.start_soon(self._watch_oom, unit, task)
             try:
                 status = await task.wait()
             except TaskLost as lost:
@@ -342,6 +347,24 @@ class Lifecycle:
                 status = ExitStatus(code=LOST_EXIT_CODE, finished_at_ns=time.time_ns())
             group.cancel_scope.cancel()
         return status, error
+
+    async def _watch_oom(self, unit: Unit, task: Task) -> None:
+        """Record and tell at once that processes were killed: the container may go on without them."""
+
+        async def tell() -> None:
+            async with unit.lock:
+                container = self._registry.find(unit.id)
+                if container is None or unit.task is not task:
+                    return
+                if not container.oom_killed:
+                    container = replace(container, oom_killed=True)
+                    self._registry.put(container)
+                self._publish("oom", container)
+
+        try:
+            await task.watch_oom(tell)
+        except OSError as error:  # it is told at the end, then
+            log.debug("watching the memory of container %s: %s", unit.id, error)
 
     async def _handle_end(
         self, unit: Unit, task: Task, status: ExitStatus, error: str
@@ -354,7 +377,7 @@ class Lifecycle:
                 state=State.RESTARTING if again else State.EXITED,
                 pid=0,
                 exit_code=status.code,
-                oom_killed=status.oom_killed,
+                oom_killed=status.oom_killed or container.oom_killed,
                 ending=True,
                 error=error,
                 finished_at_ns=status.finished_at_ns,
@@ -365,7 +388,7 @@ class Lifecycle:
                 ports=(),
             )
             self._registry.put(ended)
-            if status.oom_killed:
+            if status.oom_killed and not container.oom_killed:
                 self._publish("oom", ended)
             ran_s = max(status.finished_at_ns - container.started_at_ns, 0) // 1_000_000_000
             self._publish("die", ended, exitCode=str(status.code), execDuration=str(ran_s))

@@ -102,6 +102,7 @@ class Networks:
                 continue
             await self.remove(network.id)
             removed.append(network.name)
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return removed
 
     async def connect(self, ref: str, container_ref: str, settings: EndpointSettings) -> None:

@@ -21,9 +21,14 @@ def wants_restart(container: Container, status: ExitStatus) -> bool:
     return False
 
 
-def wants_start_at_boot(container: Container) -> bool:
-    """Tell whether the policy starts a container that is found ended when the daemon starts."""
+def wants_start_at_boot(container: Container, *, was_lost: bool) -> bool:
+    """Tell whether the policy starts a container that is found ended when the daemon starts.
+
+    :param was_lost: whether it ran until the host went down: a failure, and nobody's wish.
+    """
     policy = container.host_config.restart_policy
+    if policy.name == "on-failure":
+        return was_lost and not container.stopped_by_user
     if policy.name == "always":
         return container.started_at_ns > 0
     return policy.name == "unless-stopped" and not container.stopped_by_user and container.started_at_ns > 0

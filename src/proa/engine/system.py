@@ -31,7 +31,8 @@ from proa.model.registry import RegistrySettings
 from proa.model.volume import Volume
 from proa.shipping import drivers
 
-_EVENT_FILTERS = frozenset(("container daemon event image isolation label network scope type volume").split())
+_ACTOR_FILTERS = frozenset(("config container daemon network node plugin secret service volume").split())
+_EVENT_FILTERS = _ACTOR_FILTERS | {"event", "image", "isolation", "label", "scope", "type"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,10 +250,12 @@ def _matches(event: Event, filters: Filters) -> bool:
         kind: event.type == kind
         and any(wanted in (name, event.actor_id) or event.actor_id.startswith(wanted) for wanted in values)
         for kind, values in filters.items()
-        if kind in ("container", "volume", "network")
+        if kind in _ACTOR_FILTERS
     }
     if "image" in filters:
-        by_actor["image"] = any(wanted in (event.actor_id, name, image) for wanted in filters["image"])
+        images = {event.actor_id, name} if event.type == "image" else {event.actor_id, image}
+        images |= {_without_tag(one) for one in images}
+        by_actor["image"] = not images.isdisjoint(filters["image"])
     return (
         all(by_actor.values())
         and (not filters.get("type") or event.type in filters["type"])
@@ -268,6 +271,12 @@ def _matches(event: Event, filters: Filters) -> bool:
             for key, separator, value in (label.partition("=") for label in filters.get("label", ()))
         )
     )
+
+
+def _without_tag(image: str) -> str:
+    """Return the name of an image, by which ``docker events`` finds all its tags."""
+    path, slash, last = image.rpartition("/")
+    return f"{path}{slash}{last.partition(':')[0]}"
 
 
 def _os_release() -> tuple[str, str]:

@@ -19,13 +19,13 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 
-from proa.host import cgroup_limits, cgroup_usage, process
+from proa.host import cgroup_limits, cgroup_oom, cgroup_usage, process
 from proa.model.errors import Internal, InvalidParameter, Unavailable
 from proa.model.task import Resources
 
@@ -249,6 +249,15 @@ class Cgroup:
     def oom_kills(self) -> int:
         """How many processes the kernel killed for want of memory; 0 when that cannot be told."""
         return cgroup_usage.read_oom_kills(self._read, is_v2=self.hierarchies.is_v2)
+
+    async def watch_oom(self, tell: Callable[[], Awaitable[None]]) -> None:
+        """Call ``tell`` whenever the kernel has to kill in it for want of memory, until cancelled.
+
+        Returns at once where no tree limits memory. Raises OSError when the kernel does not tell.
+        """
+        root = self.hierarchies.root_of("memory")
+        if root is not None:
+            await cgroup_oom.watch(self._below(root), tell, is_v2=self.hierarchies.is_v2)
 
     # --- freezing, killing, removing ---
 

@@ -197,6 +197,8 @@ class Images:
             config=apply_changes(ContainerConfig(), changes),
             platform=target,
         )
+        if name is not None:
+            self._publish("tag", image, name=name.familiar)
         self._publish("import", image)
         return image.id
 

@@ -65,6 +65,27 @@ async def test_out_of_memory_is_told(hull: Hull) -> None:
     assert status.oom_killed
 
 
+async def test_a_child_out_of_memory_is_told_while_it_runs(hull: Hull) -> None:
+    spec = hull.spec(
+        "sh", "-c", "tail /dev/zero; sleep 1000",
+        resources=Resources(memory_bytes=16 * MIB, memory_swap_bytes=16 * MIB),
+    )  # fmt: skip
+    task = await hull.start(spec)
+    told = anyio.Event()
+
+    async def tell() -> None:
+        told.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(task.watch_oom, tell)
+        with anyio.fail_after(20):
+            await told.wait()
+        group.cancel_scope.cancel()
+    await task.kill(9)
+    with anyio.fail_after(20):
+        assert (await task.wait()).oom_killed
+
+
 async def test_pids_limit(hull: Hull) -> None:
     code, text = await hull.run(
         "sh", "-c", "sleep 1 & sleep 1 & sleep 1 & sleep 1 & echo no", resources=Resources(pids=3)

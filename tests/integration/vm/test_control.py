@@ -7,10 +7,12 @@ import os
 import signal
 import time
 from ipaddress import IPv4Interface
+from pathlib import Path
 
 import anyio
 import pytest
 
+from proa.host.cgroup import Cgroup, get_hierarchies
 from proa.model.errors import (
     Conflict,
     FeatureMissing,
@@ -173,6 +175,16 @@ async def test_a_fraction_of_a_cpu_is_a_cgroup_around_qemu(stage: Stage) -> None
     assert f"/proa/{task.id}" in open(f"/proc/{task.pid}/cgroup").read()  # noqa: SIM115, PTH123
     await task.update(Resources())
     await task.delete()
+
+
+async def test_a_cgroup_parent_without_limits(stage: Stage) -> None:
+    parent = f"proa-test-{os.getpid()}"
+    task = await stage.create("sleep", "1000", cgroup_parent=f"/{parent}")
+    try:
+        assert f"/{parent}/{task.id}" in Path(f"/proc/{task.pid}/cgroup").read_text()
+        await task.delete()
+    finally:
+        await Cgroup(f"/{parent}", get_hierarchies()).delete()
 
 
 async def test_clones_are_individuals(stage: Stage) -> None:

@@ -136,6 +136,7 @@ async def test_detach_keys(client: Client, engine: FakeEngine) -> None:
     assert await client.to_end() == b""
     assert engine.containers.stdio.typed == b"before"
     assert engine.containers.stdio.closed.is_set()
+    assert engine.containers.asked[-1] == ("detached", "web")
     assert not engine.containers.stdio.got_eof.is_set()
 
 

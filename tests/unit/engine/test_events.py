@@ -129,6 +129,34 @@ class TestStream:
             assert seen == ["create", "connect", "start"]
             assert daemon.bus.subscribers == 0
 
+    async def test_actors_of_other_types(self, ground: Ground) -> None:
+        async with ground.daemon() as daemon:
+            await daemon.run(host=HostConfig(binds=["data:/data"]))
+
+            async def told(**filters: str) -> list[str]:
+                asked = {name: [value] for name, value in filters.items()}
+                events = daemon.engine.system.events(
+                    since_ns=1, until_ns=daemon.events[-1].time_ns, filters=asked
+                )
+                return [event.action async for event in events]
+
+            assert await told(daemon="x") == []
+            assert await told(plugin="x") == []
+            assert await told(image="busybox") == ["create", "start"]
+            assert await told(image="busy") == []
+
+    async def test_images_are_found_without_their_tag(self, ground: Ground) -> None:
+        async with ground.daemon() as daemon:
+            daemon.bus.publish("image", "tag", "sha256:1", {"name": "a.b:5000/img:1"})
+
+            async def told(name: str) -> int:
+                now = time.time_ns()
+                events = daemon.engine.system.events(since_ns=1, until_ns=now, filters={"image": [name]})
+                return len([event async for event in events])
+
+            assert await told("a.b:5000/img") == await told("a.b:5000/img:1") == await told("sha256:1") == 1
+            assert await told("a.b") == await told("a.b:5000/img:2") == 0
+
     async def test_a_filter_that_does_not_exist(self, ground: Ground) -> None:
         async with ground.daemon() as daemon:
             with pytest.raises(InvalidParameter, match="invalid filter 'nope'"):
@@ -170,6 +198,7 @@ class TestNetworks:
             await daemon.engine.containers.remove("web", force=False, volumes=False)
             assert await networks.prune({"label!": ["a"]}) == []
             assert await networks.prune({}) == ["back"]
+            assert daemon.actions[-2:] == ["network destroy", "network prune"]
             with pytest.raises(NoSuchNetwork):
                 networks.get("back")
             with pytest.raises(Forbidden):
@@ -242,3 +271,15 @@ async def test_info_counts(ground: Ground) -> None:
         assert counts == {"created": 1, "running": 1}
         assert (info.default_runtime, info.runtimes) == ("crun", ["crun", "vm"])
         assert info.missing_runtimes == {"runc": "gone"}
+
+
+async def test_clients_that_detach(ground: Ground) -> None:
+    async with ground.daemon() as daemon:
+        container = await daemon.run()
+        exec_id = await daemon.engine.execs.create("web", ExecRequest(cmd=("sh",), tty=True))
+        daemon.engine.containers.tell_detached(container.id)
+        daemon.engine.execs.tell_detached(exec_id)
+        assert daemon.actions[-2:] == ["container detach", "container exec_detach"]
+        assert daemon.events[-1].attributes["execID"] == exec_id
+        daemon.engine.containers.tell_detached("gone")  # removed while the client was leaving
+        daemon.engine.execs.tell_detached("gone")

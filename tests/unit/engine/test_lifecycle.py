@@ -192,6 +192,22 @@ class TestEnd:
             assert daemon.get("web").oom_killed
             assert daemon.actions[-3:] == ["container oom", "container die", "network disconnect"]
 
+    async def test_a_child_out_of_memory_is_told_at_once_and_once(self, ground: Ground) -> None:
+        async with ground.daemon() as daemon:
+            container = await daemon.run()
+            for _ in range(2):
+                ground.world[container.id].kills.set()
+                await settle()
+            assert daemon.get("web").is_alive
+            assert daemon.get("web").oom_killed
+            assert daemon.actions[-2:] == ["container oom", "container oom"]
+            ground.world.end(container.id, 0, oom_killed=True)
+            await settle()
+            assert daemon.get("web").oom_killed
+            assert daemon.actions[-2:] == ["container die", "network disconnect"]
+            await daemon.engine.containers.start("web")
+            assert not daemon.get("web").oom_killed
+
     async def test_a_lost_task(self, ground: Ground) -> None:
         async with ground.daemon() as daemon:
             container = await daemon.run()

@@ -63,7 +63,7 @@ class TestWhatWasThere:
         ground.world.traces.clear()  # the host was rebooted
         async with ground.daemon() as daemon:
             lost = daemon.get("web")
-            assert (lost.state, lost.exit_code, lost.pid) == (State.EXITED, 137, 0)
+            assert (lost.state, lost.exit_code, lost.pid) == (State.EXITED, 255, 0)
             assert lost.finished_at_ns > lost.started_at_ns
             assert ground.remains == {}
 
@@ -132,7 +132,7 @@ class TestWithRm:
 class TestRestartPolicies:
     @pytest.mark.parametrize(
         ("policy", "runs"),
-        [("no", False), ("always", True), ("unless-stopped", True), ("on-failure", False)],
+        [("no", False), ("always", True), ("unless-stopped", True), ("on-failure", True)],
     )
     async def test_after_a_reboot(self, ground: Ground, policy: str, runs: bool) -> None:
         async with ground.daemon() as daemon:
@@ -142,7 +142,9 @@ class TestRestartPolicies:
             await daemon.engine.restore.start_wanted()
             assert daemon.get("web").is_alive == runs
 
-    @pytest.mark.parametrize(("policy", "runs"), [("always", True), ("unless-stopped", False)])
+    @pytest.mark.parametrize(
+        ("policy", "runs"), [("always", True), ("unless-stopped", False), ("on-failure", False)]
+    )
     async def test_one_that_was_stopped(self, ground: Ground, policy: str, runs: bool) -> None:
         async with ground.daemon() as daemon:
             await daemon.run(host=HostConfig(restart_policy=RestartPolicy(name=policy)))

@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -137,6 +137,10 @@ class OciTask:
         if self._status is None:
             raise TaskLost(f"container {self._id} ended without leaving its exit status")
         return self._status
+
+    async def watch_oom(self, tell: Callable[[], Awaitable[None]]) -> None:
+        """Call ``tell`` at each kill by the kernel."""
+        await self._cgroup.watch_oom(tell)
 
     async def kill(self, signal: int) -> None:
         """Signal the first process."""

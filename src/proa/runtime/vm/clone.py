@@ -32,7 +32,7 @@ from proa.model.errors import (
     ToolFailed,
     Unavailable,
 )
-from proa.model.task import BlockRootfs, Mount, MountKind, TaskSpec
+from proa.model.task import BlockRootfs, Mount, MountKind, Resources, TaskSpec
 from proa.runtime.vm import limits, messages, privileges, qemu
 from proa.runtime.vm.channel import AgentError, Channel
 from proa.runtime.vm.disks import LayersDisk, plan_layers
@@ -234,6 +234,8 @@ def _start_fs_server(
 async def enclose(spec: TaskSpec, shape: Shape, record: Record, undo: AsyncExitStack) -> None:
     """Put QEMU into the cgroup of its limits, if it has any."""
     outside = limits.around_qemu(spec.resources, shape.vcpus)
+    if outside is None and spec.cgroup_parent:
+        outside = Resources()  # a place of its own, without a limit
     if outside is not None:
         undo.push_async_callback(_remove_cgroup, record.cgroup)
         await limits.enclose(record.cgroup, record.qemu.pid, outside)

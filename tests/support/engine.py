@@ -37,7 +37,7 @@ from proa.model.ids import ContainerId, Digest, NetworkId, new_id
 from proa.model.image import Image
 from proa.model.network import Endpoint, EndpointRequest, Network, NetworkRequest, PublishedPort
 from proa.model.registry import RegistrySettings
-from proa.model.task import DirectoryRootfs, Interface, NetworkAttachment, NetworkKind, RootfsKind
+from proa.model.task import DirectoryRootfs, IdMap, Interface, NetworkAttachment, NetworkKind, RootfsKind
 from proa.model.volume import Volume
 from proa.network.attach import Attached
 from proa.network.networks import Networks
@@ -102,7 +102,12 @@ class FakeRoots:
         self._stage = stage
 
     async def prepare(
-        self, container_id: ContainerId, layers: Sequence[Digest], kind: RootfsKind
+        self,
+        container_id: ContainerId,
+        layers: Sequence[Digest],
+        kind: RootfsKind,
+        *,
+        ids: IdMap | None = None,
     ) -> DirectoryRootfs:
         await self._stage.act("roots.prepare")
         self._ground.homes.add(container_id)
@@ -118,7 +123,9 @@ class FakeRoots:
         self._ground.mounted &= set(in_use)
 
     @asynccontextmanager
-    async def hold(self, container_id: ContainerId, layers: Sequence[Digest]) -> AsyncIterator[Path]:
+    async def hold(
+        self, container_id: ContainerId, layers: Sequence[Digest], ids: IdMap | None = None
+    ) -> AsyncIterator[Path]:
         await self._stage.act("roots.hold")
         yield Path("/rootfs") / container_id
 
@@ -188,6 +195,7 @@ class FakeNetworks:
         container_name: str,
         hostname: str,
         dns: Sequence[str] = (),
+        user_namespace: Path | None = None,
     ) -> Attached:
         await self._stage.act("networks.attach")
         made = [self._endpoint(container_id, container_name, wanted) for wanted in endpoints]

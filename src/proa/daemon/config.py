@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from proa.api.tls import server_context
 from proa.daemon.listening import check_host
 from proa.engine.log_options import check_log_config
+from proa.engine.userns import MIN_SIZE
 from proa.model.config import LogConfig
 from proa.model.errors import InvalidParameter
 from proa.model.registry import RegistrySettings
@@ -56,6 +57,8 @@ class Config:
     :ivar kernel: a guest kernel of the user's own, None for the installed one.
     :ivar vm_pool: VMs that wait for containers.
     :ivar registries: mirrors, and registries without valid certificates.
+    :ivar userns_remap: "default" or user[:group], whose subordinate ids all containers get; "" for none.
+    :ivar userns_pool: user[:group] or START:SIZE, what ``--userns auto`` takes from; "" for ``id_ranges``'s.
     :ivar cdi_spec_dirs: where devices are described (CDI); of two the later one wins.
     :ivar lib: where setup/ has put the guest kernel and our own programs.
     """
@@ -74,6 +77,8 @@ class Config:
     lib: Path = Path(sys.prefix) / "lib" / "proa"
     default_log: LogConfig = field(default_factory=lambda: LogConfig(type="json-file"))
     registries: RegistrySettings = field(default_factory=RegistrySettings)
+    userns_remap: str = ""
+    userns_pool: str = ""
     cdi_spec_dirs: tuple[Path, ...] = DEFAULT_DIRS
     debug: bool = False
 
@@ -104,17 +109,7 @@ def parse_config(argv: Sequence[str]) -> Config:
     parser.add_argument("--default-runtime", choices=("crun", "runc"), default="", help="[crun, else runc]")
     _add_vm_options(parser)
     _add_registry_options(parser)
-    parser.add_argument(
-        "--cdi-spec-dir",
-        action="append",
-        type=Path,
-        metavar="DIR",
-        help=f"where devices are described, again for more [{', '.join(map(str, DEFAULT_DIRS))}]",
-    )
-    parser.add_argument(
-        "--log-driver", default="json-file", metavar="NAME", help="of containers that name none [%(default)s]"
-    )
-    parser.add_argument("--log-opt", action="append", metavar="NAME=VALUE", help="an option of that driver")
+    _add_container_options(parser)
     parser.add_argument("-D", "--debug", action="store_true", help="log more")
     parsed = parser.parse_args(argv)
     tls = _tls_files(parsed)
@@ -147,9 +142,39 @@ def parse_config(argv: Sequence[str]) -> Config:
         registries=RegistrySettings(
             mirrors=tuple(parsed.registry_mirror or ()), insecure=tuple(parsed.insecure_registry or ())
         ),
+        userns_remap=parsed.userns_remap,
+        userns_pool=parsed.userns_pool,
         cdi_spec_dirs=tuple(path.absolute() for path in parsed.cdi_spec_dir or DEFAULT_DIRS),
         default_log=default_log,
         debug=parsed.debug,
+    )
+
+
+def _add_container_options(parser: argparse.ArgumentParser) -> None:
+    """What containers get: devices, and what those that do not say have for logs and ids."""
+    parser.add_argument(
+        "--cdi-spec-dir",
+        action="append",
+        type=Path,
+        metavar="DIR",
+        help=f"where devices are described, again for more [{', '.join(map(str, DEFAULT_DIRS))}]",
+    )
+    parser.add_argument(
+        "--log-driver", default="json-file", metavar="NAME", help="of containers that name none [%(default)s]"
+    )
+    parser.add_argument("--log-opt", action="append", metavar="NAME=VALUE", help="an option of that driver")
+    parser.add_argument(
+        "--userns-remap",
+        default="",
+        metavar="USER[:GROUP]",
+        help='run all containers in a user namespace with the subordinate ids of USER; "default": dockremap',
+    )
+    parser.add_argument(
+        "--userns-pool",
+        default="",
+        type=_pool,
+        metavar="USER[:GROUP]|START:SIZE",
+        help="ids for containers with --userns auto [those of containers, else 1879048192:268435456]",
     )
 
 
@@ -231,6 +256,16 @@ def _insecure_registry(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"invalid insecure registry {text!r}: {error}") from error
     return host
+
+
+def _pool(text: str) -> str:
+    """Check a range of ids; a user is looked up at the start. The host's root is in no pool."""
+    start, colon, size = text.partition(":")
+    if not (colon and start.isdecimal() and size.isdecimal()):
+        return text
+    if not 0 < int(start) <= int(start) + int(size) - 1 < (1 << 32) - 16 or int(size) < MIN_SIZE:
+        raise argparse.ArgumentTypeError(f"invalid pool of ids: {text!r}")
+    return text
 
 
 def _split_option(text: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 from proa.build.cache import BuildCache
 from proa.daemon.config import Config
 from proa.daemon.facts import engine_id, tool_versions
+from proa.daemon.id_ranges import security_options, user_namespaces
 from proa.distribution.git import Git
 from proa.distribution.registries import Registries
 from proa.engine.building.trees import BuildTrees
@@ -75,6 +76,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
         networks = Networks(db=db, exec_root=config.exec_root, tasks=tasks)
         await networks.open()
         stack.push_async_callback(networks.close)
+        userns = await user_namespaces(remap=config.userns_remap, pool=config.userns_pool)
         stores = Stores(
             db=db,
             images=images,
@@ -93,6 +95,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             context_layers=Layers(
                 config.data_root / "build" / "contexts", exec_root=config.exec_root / "build"
             ),
+            userns=userns,
             git=Git(),
         )
         runtimes, missing, accelerator = await _make_runtimes(config, tasks)
@@ -103,10 +106,13 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             accelerator=accelerator.name if accelerator else "",
             accelerator_reason=accelerator.reason if accelerator else missing.get(ISOLATION_VM, ""),
             tools=await tool_versions(),
+            security_options=(
+                *(("name=seccomp,profile=builtin",) if SECCOMP_PROFILE.exists() else ()),
+                *security_options(userns),
+            ),
             cdi_spec_dirs=config.cdi_spec_dirs,
             list_devices=DeviceSpecs(config.cdi_spec_dirs).names,
             default_log=config.default_log,
-            security_options=("name=seccomp,profile=builtin",) if SECCOMP_PROFILE.exists() else (),
         )
         hulls = Hulls(
             runtimes,

@@ -20,6 +20,7 @@ from proa.model.config import ContainerConfig, EndpointSettings, HostConfig
 from proa.model.errors import WrongState
 from proa.model.ids import ContainerId, Digest, short
 from proa.model.network import Endpoint, PublishedPort
+from proa.model.task import IdMap
 
 
 class State(enum.Enum):
@@ -59,6 +60,9 @@ def check_transition(container: Container, to: State) -> None:
         )
 
 
+IDMAP = "idmap"  # in the mode of a bind mount
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountPoint:
     """One mount of a container as inspect shows it. ``mode`` is what the user wrote (ro, z, …)."""
@@ -74,6 +78,11 @@ class MountPoint:
     subpath: str = ""
     options: tuple[str, ...] = ()  # mount options of a tmpfs or a bind; nocopy of a volume
     layers: tuple[Digest, ...] = ()  # of an image, whose id is in ``source``
+
+    @property
+    def is_idmapped(self) -> bool:
+        """Whether the ids on disk are those of the container, if it has ids of its own."""
+        return self.type == "volume" or IDMAP in self.mode.split(",")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +128,7 @@ class Container:
     :ivar stopped_by_user: the last end was asked for, so restart policies leave it alone.
     :ivar short_runs: how many runs in a row ended soon after a restart: what the next delay grows with.
     :ivar health: None without a health check.
+    :ivar ids: what its ids are on the host; its own until it is removed. None: what they are inside.
     :ivar endpoints: where it is attached while it runs; ``ports`` what is published then.
     :ivar links: its peers on the default bridge; those on other networks are in ``networking``.
     """
@@ -152,6 +162,7 @@ class Container:
     passing_pause: bool = False
     for_build: bool = False
     stopped_by_user: bool = False
+    ids: IdMap | None = None
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     log_path: str = ""

@@ -33,6 +33,7 @@ from proa.engine.networking import check_networking
 from proa.engine.refusals import check_supported
 from proa.engine.registry import Registry
 from proa.engine.signals import parse_signal
+from proa.engine.userns import UserNamespaces
 from proa.image.images import Images
 from proa.image.platform import Platform, parse_platform
 from proa.model.config import ContainerConfig, HostConfig, LogConfig, NetworkingConfig, VolumeOptions
@@ -79,6 +80,7 @@ class Creation:
         hulls: Hulls,
         events: EventBus,
         containers_dir: Path,
+        userns: UserNamespaces,
         default_log: LogConfig,
     ) -> None:
         self._registry = registry
@@ -88,6 +90,7 @@ class Creation:
         self._hulls = hulls
         self._events = events
         self._containers_dir = containers_dir
+        self._userns = userns
         self._default_log = default_log
 
     async def create(self, request: CreateRequest) -> Created:
@@ -114,9 +117,12 @@ class Creation:
             points = self._with_images(parse_mounts(config, host, self._registry.get))
             links = parse_links(host, self._registry.get)
         warnings = self._hulls.judge(runtime, host, points)
+        maps_ids = "HostConfig.UsernsMode" not in self._hulls[runtime].features.refused
+        with _missing_is_invalid():
+            self._userns.check(host, self._registry.get, is_able=maps_ids)
         self._hulls.check_endpoints(runtime, networking.values())
         self._check_files(host)
-        check_bind_sources(points, host)
+        check_bind_sources(points, host, self._userns.remap if maps_ids and not host.userns_mode else None)
         container_id = ContainerId(new_id())
         if not config.hostname and not host.network_mode.startswith("container:"):
             own = socket.gethostname() if host.network_mode == "host" else container_id[:12]
@@ -138,6 +144,7 @@ class Creation:
                 runtime=runtime,
                 mounts=mounts,
                 log_path=str(self._containers_dir / container_id / "log"),
+                ids=self._userns.choose(host, self._registry, is_able=maps_ids),
                 links=links,
             )
             self._images.get(image.id)  # it may have been removed while volumes were filled

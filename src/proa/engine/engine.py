@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from anyio.abc import TaskGroup
@@ -42,6 +42,7 @@ from proa.engine.restore import Restore
 from proa.engine.system import HostFacts, System
 from proa.engine.unit import Units
 from proa.engine.updates import Updates
+from proa.engine.userns import UserNamespaces
 from proa.engine.volumes import Volumes
 from proa.host.database import Database
 from proa.image.images import Images as ImageStore
@@ -85,6 +86,7 @@ class Stores:
     build_trees: BuildTrees
     context_layers: Layers
     git: Git
+    userns: UserNamespaces = field(default_factory=UserNamespaces)
 
 
 def build_engine(
@@ -225,6 +227,7 @@ def _build_creation(
         hulls=hulls,
         events=events,
         containers_dir=stores.containers_dir,
+        userns=stores.userns,
         default_log=default_log,
     )
 

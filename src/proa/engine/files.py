@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from proa.engine.container import Container, MountPoint, State
@@ -132,7 +132,7 @@ class Files:
                 opened = self._guest.open_export(guest)
             else:
                 container, root = await self._enter(ref, stack)
-                opened = trees.open_export(Tree(root=root))
+                opened = trees.open_export(Tree(root=root, users=self._users(container)))
             yield await stack.enter_async_context(opened)
         self._publish("export", container)
 
@@ -173,7 +173,7 @@ class Files:
             with self._units.checked(unit):
                 container = self._registry.get(unit.id)
                 self._check(container)
-                root = await stack.enter_async_context(self._roots.hold(container.id, container.layers))
+                root = await stack.enter_async_context(self._hold(container))
         return container, root
 
     @asynccontextmanager
@@ -182,12 +182,21 @@ class Files:
             container, root = await self._enter(ref, stack)
             if container.is_alive and (namespace := trees.open_namespace(container.pid, root)) >= 0:
                 stack.callback(os.close, namespace)
-                yield container, Tree(namespace=namespace)
+                yield container, Tree(namespace=namespace, users=self._users(container))
                 return
             mounts = [
-                _tree_mount(point) for point in container.mounts if point.type not in ("tmpfs", "image")
+                _tree_mount(point, container)
+                for point in container.mounts
+                if point.type not in ("tmpfs", "image")
             ]
-            yield container, Tree(root=root, mounts=mounts)
+            yield container, Tree(root=root, mounts=mounts, users=self._users(container))
+
+    def _hold(self, container: Container) -> AbstractAsyncContextManager[Path]:
+        return self._roots.hold(container.id, container.layers, container.ids)
+
+    def _users(self, container: Container) -> Path | None:
+        """Return the user namespace whose ids a container's files have for it; None for the host's."""
+        return self._roots.idmapped.namespace_of(container.id) if container.ids else None
 
     def _check(self, container: Container) -> None:
         if container.state in (State.DEAD, State.REMOVING):
@@ -201,10 +210,14 @@ class Files:
         self._events.publish("container", action, container.id, event_attributes(container))
 
 
-def _tree_mount(point: MountPoint) -> TreeMount:
+def _tree_mount(point: MountPoint, container: Container) -> TreeMount:
     source = point.source.removesuffix(f"/{point.subpath}") if point.subpath else point.source
     return TreeMount(
-        source=Path(source), subpath=point.subpath, target=point.destination, read_only=not point.rw
+        source=Path(source),
+        subpath=point.subpath,
+        target=point.destination,
+        read_only=not point.rw,
+        mapped=container.ids is not None and point.is_idmapped,
     )
 
 

@@ -75,8 +75,12 @@ class Launcher:
         async with AsyncExitStack() as starting, AsyncExitStack() as undo:
             undo.push_async_callback(self._leave_volumes, container)
             mounts = [await self._ready(point, starting) for point in container.mounts]
-            rootfs = await self._roots.prepare(container.id, container.layers, runtime.features.rootfs)
+            rootfs = await self._roots.prepare(
+                container.id, container.layers, runtime.features.rootfs, ids=container.ids
+            )
             undo.push_async_callback(self._roots.release, container.id)
+            if container.ids is not None:
+                mounts = self._map_sources(container, mounts, starting)
             attached = await self._attach(container, runtime.features.network)
             undo.push_async_callback(self._networks.detach, container.id)
             spec = build_task_spec(
@@ -163,6 +167,19 @@ class Launcher:
         source = starting.enter_context(self._volumes.pinned(point.name, point.subpath))
         return replace(point, source=str(source))
 
+    def _map_sources(
+        self, container: Container, mounts: Sequence[MountPoint], starting: AsyncExitStack
+    ) -> list[MountPoint]:
+        """Have the ids of volumes, and of what is to be mapped, seen as the container's own."""
+        idmapped = self._roots.idmapped
+        starting.callback(idmapped.unmap_sources, container.id)
+        return [
+            replace(point, source=str(idmapped.map_source(container.id, Path(point.source), number)))
+            if point.is_idmapped
+            else point
+            for number, point in enumerate(mounts)
+        ]
+
     async def _leave_volumes(self, container: Container) -> None:
         """Unmount what no other container that runs, or is about to, has in use."""
         others = [
@@ -223,6 +240,7 @@ class Launcher:
             container_name=container.name,
             hostname=container.config.hostname,
             dns=container.host_config.dns or (),
+            user_namespace=self._roots.idmapped.namespace_of(container.id) if container.ids else None,
         )
 
     def _joined(self, ref: str) -> NetworkAttachment:
@@ -249,7 +267,17 @@ class Launcher:
             ipc=self._namespace("ipc", host.ipc_mode),
             uts="host" if host.uts_mode == "host" else "",
             cgroup="host" if host.cgroupns_mode == "host" else "",
+            user=self._user_namespace(container) if container.ids else "",
         )
+
+    def _user_namespace(self, container: Container) -> str:
+        """Return the one to join: that of a container with which another namespace is shared, or its own."""
+        host = container.host_config
+        for mode in (host.network_mode, host.pid_mode, host.ipc_mode):
+            kind, _, ref = mode.partition(":")
+            if kind == "container":
+                return f"/proc/{self._registry.get(ref).pid}/ns/user"
+        return str(self._roots.idmapped.namespace_of(container.id))
 
     def _namespace(self, what: str, mode: str) -> str:
         if mode == "host":

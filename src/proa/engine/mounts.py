@@ -8,15 +8,17 @@ Source: Engine API, HostConfig.Binds and Mount; docker run reference, "Volume".
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from proa.engine.container import Container, MountPoint
+from proa.engine.container import IDMAP, Container, MountPoint
 from proa.model.config import BindOptions, ContainerConfig, HostConfig, MountSpec, TmpfsOptions, VolumeOptions
 from proa.model.errors import InvalidParameter
+from proa.model.task import IdMap
 
 ALONE = "alone"  # of a bind, beside mount options: without what is mounted below its source
 READ_ONLY_ALONE = "ro-alone"  # what is mounted below the source stays as it is
@@ -68,10 +70,12 @@ def volume_requests(host: HostConfig) -> dict[str, VolumeOptions]:
     }
 
 
-def check_bind_sources(points: Sequence[MountPoint], host: HostConfig) -> None:
+def check_bind_sources(points: Sequence[MountPoint], host: HostConfig, owner: IdMap | None = None) -> None:
     """Raise InvalidParameter for a ``--mount type=bind`` whose source is missing; make the -v ones.
 
     Docker treats the two differently, and scripts rely on both.
+
+    :param owner: whose root what is made belongs to, unless its ids are mapped.
     """
     strict = {
         posixpath.normpath(spec.target): spec
@@ -87,6 +91,8 @@ def check_bind_sources(points: Sequence[MountPoint], host: HostConfig) -> None:
     for point in missing:
         try:
             Path(point.source).mkdir(parents=True, exist_ok=True)
+            if owner is not None and not point.is_idmapped:
+                os.chown(point.source, owner.uid, owner.gid)
         except OSError as error:
             raise InvalidParameter(
                 f"error while creating mount source path '{point.source}': {error.strerror}"
@@ -146,6 +152,8 @@ def _parse_mode(mode: str, text: str) -> tuple[bool, str, bool]:
             rw = word == "rw"
         elif word in _PROPAGATIONS:
             propagation = word
+        elif word == IDMAP:
+            continue  # it is in the mode
         elif word == "nocopy":
             no_copy = True
         elif word not in _IGNORED_MODES:

@@ -56,6 +56,7 @@ def build_task_spec(
         rlimits=parse_rlimits(host),
         security=_security(host),
         namespaces=namespaces,
+        ids=container.ids,
         sysctls={**(host.sysctls or {}), **(interface_sysctls or {})},
         shm_size_bytes=0 if host.ipc_mode == "none" else host.shm_size,
         init=bool(host.init),

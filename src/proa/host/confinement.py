@@ -20,6 +20,7 @@ from pathlib import Path
 from proa.host import mount
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
 PROC_SUPER_MAGIC = 0x9FA0
 SYSFS_MAGIC = 0x62656572
 
@@ -68,6 +69,14 @@ def limit(**limits: int) -> None:
 def enter_mounts(descriptor: int) -> None:
     """Go into the mount namespace of a descriptor; root and working directory become that namespace's."""
     _check(_libc.setns(ctypes.c_int(descriptor), ctypes.c_int(CLONE_NEWNS)), "setns")
+
+
+def enter_users(descriptor: int) -> None:
+    """Go into the user namespace of a descriptor, as its root; there is no way back."""
+    _check(_libc.setns(ctypes.c_int(descriptor), ctypes.c_int(CLONE_NEWUSER)), "setns")
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
 
 
 def own_mounts() -> None:

@@ -112,6 +112,13 @@ class NamespacePool:
         self._wanted.set()
         return namespace
 
+    async def make_of(self, user_namespace: Path) -> Namespace:
+        """Return a fresh namespace as ``take`` does, owned by the user namespace mounted there.
+
+        :raises OSError: as ``take``.
+        """
+        return await self._request(b"new-of " + os.fsencode(user_namespace))
+
     async def enter(self, path: Path) -> Namespace:
         """Return descriptors of the namespace mounted at ``path``.
 

@@ -5,6 +5,7 @@ Runs by its path with ``python -I -S`` (14 ms, standard library only) and one ar
 SOCK_SEQPACKET socket. One request is one packet, so is one answer:
 
     new            a fresh namespace: loopback up, no IPv6 on later interfaces, Docker's two sysctls
+    new-of PATH    the same, owned by the user namespace that is mounted at PATH
     enter PATH     the namespace that is mounted at PATH
     ipv6 PATH      the same, with IPv6 on interfaces that are made in it from now on
 
@@ -29,7 +30,9 @@ import struct
 import sys
 
 CLONE_NEWNET = 0x40000000
+CLONE_NEWUSER = 0x10000000
 NETLINK_ROUTE = 0
+_PR_SET_PDEATHSIG = 1
 SIOCSIFFLAGS = 0x8914
 IFF_UP_RUNNING = 0x41
 IPV6_SYSCTLS = (
@@ -79,6 +82,9 @@ def _enter(request: bytes) -> None:
     if verb == b"new":
         _check(_libc.unshare(CLONE_NEWNET), "unshare")
         _prepare()
+    elif verb == b"new-of":
+        _enter_new_of(path)
+        _prepare()
     elif verb in (b"enter", b"ipv6"):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -89,6 +95,39 @@ def _enter(request: bytes) -> None:
             _write(IPV6_SYSCTLS)
     else:
         raise OSError(22, f"unknown request {verb!r}")
+
+
+def _enter_new_of(path: bytes) -> None:
+    """Enter a fresh namespace that belongs to a user namespace: made by a child, which cannot leave that."""
+    done, tell = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        try:
+            user = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            _check(_libc.setns(user, CLONE_NEWUSER), os.fsdecode(path))
+            _check(_libc.unshare(CLONE_NEWNET), "unshare")
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # not before: setns forgets it
+            os.write(tell, b"x")
+            signal.pause()
+        except OSError as error:
+            os.write(tell, f"!{error.errno or 0} {error}".encode())
+        finally:
+            os._exit(1)
+    try:
+        os.close(tell)
+        answer = os.read(done, 4096)
+        if answer != b"x":
+            number, _, text = answer.decode(errors="replace").removeprefix("!").partition(" ")
+            raise OSError(int(number or 0), text or "the child has died")
+        namespace = os.open(f"/proc/{child}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(_libc.setns(namespace, CLONE_NEWNET), "setns")
+        finally:
+            os.close(namespace)
+    finally:
+        os.close(done)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def _prepare() -> None:

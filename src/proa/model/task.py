@@ -38,6 +38,15 @@ class ProcessSpec:
     privileged: bool = False  # of an exec: all capabilities, whatever the container has
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdMap:
+    """The ids 0 to ``size`` - 1 of a container are, seen from the host, those from ``uid`` and ``gid`` on."""
+
+    uid: int
+    gid: int
+    size: int
+
+
 # --- root file system ---
 
 
@@ -219,7 +228,10 @@ class Security:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespaces:
-    """Sharing of namespaces: "" private, "host", or the path of a namespace file of another container."""
+    """Sharing of namespaces: "" private, "host", or the path of a namespace file of another container.
+
+    ``user`` is "" for the host's, or the path of the one to join: see TaskSpec.ids.
+    """
 
     pid: str = ""
     ipc: str = ""
@@ -236,6 +248,7 @@ class TaskSpec:
         ``RFC3339Nano-time stdout|stderr F|P text``.
     :ivar log_max_bytes: beyond this a new file is renamed over ``log_path``, and the one before left as it
         is; 0: never.
+    :ivar ids: the map of ``namespaces.user``; None when that is the host's.
     :ivar files: content of files the engine owns, by absolute path inside: /etc/hostname, /etc/hosts,
         /etc/resolv.conf. The container may change its copy.
     """
@@ -255,6 +268,7 @@ class TaskSpec:
     rlimits: tuple[Rlimit, ...] = ()
     security: Security = Security()
     namespaces: Namespaces = Namespaces()
+    ids: IdMap | None = None
     sysctls: Mapping[str, str] = field(default_factory=dict)
     shm_size_bytes: int = 64 * 1024 * 1024  # 0: no /dev/shm
     init: bool = False  # a small init (tini) as process 1, that forwards signals and reaps

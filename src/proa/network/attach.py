@@ -213,6 +213,8 @@ class Attacher:
         if request.kind is NetworkKind.TAP:
             return None
         try:
+            if request.user_namespace is not None:
+                return await self.pool.make_of(request.user_namespace)
             return await self.pool.take()
         except OSError as error:
             raise Internal(f"cannot make a network namespace: {error}") from error

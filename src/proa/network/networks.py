@@ -253,6 +253,7 @@ class Networks:
         container_name: str,
         hostname: str,
         dns: Sequence[str] = (),
+        user_namespace: Path | None = None,
     ) -> Attached:
         """Attach a container to its networks (see ``plan`` for which of them carries the default route and
         the published ports), or do nothing. An attachment it still has is replaced.
@@ -270,6 +271,7 @@ class Networks:
             name=container_name,
             hostname=hostname,
             dns=tuple(dns),
+            user_namespace=user_namespace,
         )
         return await self._attacher.attach(request)
 

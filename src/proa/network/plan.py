@@ -40,6 +40,7 @@ class AttachRequest:
     name: str
     hostname: str
     dns: tuple[str, ...] = ()
+    user_namespace: Path | None = None  # that owns the network namespace; None: the host's
 
 
 class Planner:

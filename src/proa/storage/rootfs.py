@@ -10,6 +10,7 @@ goes with ``remove``. After a daemon's death everything is found again by its na
     containers/<id>/writable.ext4          what a virtual machine wrote
     containers/.removed-*                  being deleted; what is left over is deleted at the next start
     exec_root/rootfs/<id>                  the mounted overlay
+    exec_root/userns/<id>                  the same of a container with ids of its own: ``idmapped``
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from anyio.abc import TaskGroup
 from proa.host import mount
 from proa.model.errors import Internal
 from proa.model.ids import ContainerId, Digest
-from proa.model.task import BlockRootfs, DirectoryRootfs, Rootfs, RootfsKind
+from proa.model.task import BlockRootfs, DirectoryRootfs, IdMap, Rootfs, RootfsKind
 from proa.storage.disks import WRITABLE_BYTES, Disks, is_disk
+from proa.storage.idmapped import ROOT, IdMappedHomes, take_down
 from proa.storage.layers import Layers
 from proa.storage.overlay import attach_overlay
 
@@ -61,6 +63,7 @@ class Roots:
     ) -> None:
         self._containers = containers
         self._mounts = exec_root / "rootfs"
+        self.idmapped = IdMappedHomes(exec_root / "userns")
         self._layers = layers
         self._tasks = tasks
         self._disks = Disks(containers, size_bytes=writable_bytes)
@@ -75,15 +78,24 @@ class Roots:
         for leftover in containers.glob(_REMOVED + "*"):
             tasks.start_soon(self._delete, leftover)
 
-    async def prepare(self, container_id: ContainerId, layers: Sequence[Digest], kind: RootfsKind) -> Rootfs:
+    async def prepare(
+        self,
+        container_id: ContainerId,
+        layers: Sequence[Digest],
+        kind: RootfsKind,
+        *,
+        ids: IdMap | None = None,
+    ) -> Rootfs:
         """Make the root file system ready to run from. Idempotent; keeps what was written before.
 
         :param layers: lowest first; none at all is an empty image.
+        :param ids: of a directory: what the ids in it are on the host; the same each time.
+        :raises Unavailable: the host cannot map ids.
         :raises NotFound: a layer is missing.
         :raises Internal: the host cannot mount it.
         """
         if kind is RootfsKind.DIRECTORY:
-            path = await self._ensure_mounted(container_id, layers)
+            path = await self._ensure_mounted(container_id, layers, ids)
             self._in_use.add(container_id)
             return DirectoryRootfs(path=path)
         home = self._containers / container_id
@@ -108,12 +120,14 @@ class Roots:
     async def release_all_but(self, in_use: Collection[ContainerId]) -> None:
         """Say what runs, at the start of the daemon; unmount what an earlier one had mounted for others."""
         self._in_use = set(in_use)
-        for path in self._mounts.iterdir():
-            if path.name not in self._in_use:
-                await self.release(ContainerId(path.name))
+        for name in {*self.idmapped.known(), *(ContainerId(path.name) for path in self._mounts.iterdir())}:
+            if name not in self._in_use:
+                await self.release(name)
 
     @contextlib.asynccontextmanager
-    async def hold(self, container_id: ContainerId, layers: Sequence[Digest]) -> AsyncIterator[Path]:
+    async def hold(
+        self, container_id: ContainerId, layers: Sequence[Digest], ids: IdMap | None = None
+    ) -> AsyncIterator[Path]:
         """Have the container's directory mounted for the span of the block, whether it runs or not.
 
         It may be started and end meanwhile; its removal takes its name at once and its files at the end.
@@ -123,7 +137,7 @@ class Roots:
         self._holders[container_id] += 1
         self._let_go.setdefault(container_id, anyio.Event())
         try:
-            yield await self._ensure_mounted(container_id, layers)
+            yield await self._ensure_mounted(container_id, layers, ids)
         finally:
             self._holders[container_id] -= 1
             if self._holders[container_id] == 0:
@@ -173,6 +187,7 @@ class Roots:
         aside = self._containers / f"{_REMOVED}{container_id}-{secrets.token_hex(4)}"
         mounted = self.path_of(container_id)
         self._in_use.discard(container_id)
+        self.idmapped.forget(container_id)
         with contextlib.suppress(FileNotFoundError):
             home.rename(aside)
         if mounted.exists() or aside.exists():
@@ -189,31 +204,40 @@ class Roots:
 
     def path_of(self, container_id: ContainerId) -> Path:
         """Return where the container's directory is mounted while it is prepared."""
-        return self._mounts / container_id
+        return self.idmapped.root_of(container_id) or self._mounts / container_id
 
     # --- machinery ---
 
-    async def _ensure_mounted(self, container_id: ContainerId, layers: Sequence[Digest]) -> Path:
+    async def _ensure_mounted(
+        self, container_id: ContainerId, layers: Sequence[Digest], ids: IdMap | None
+    ) -> Path:
         while pending := self._releasing.get(container_id):
             await pending.wait()
-        target = self.path_of(container_id)
         try:
+            if ids is not None:
+                await self.idmapped.open(container_id, ids)
+            target = self.path_of(container_id)
             if not mount.is_mount_point(target):
-                self._mount(self._containers / container_id, layers, target)
+                lowers, overlay = self._make_ready(self._containers / container_id, layers)
+                upper, work = overlay / "upper", overlay / "work"
+                if ids is not None:
+                    await self.idmapped.mount_root(container_id, ids, lowers, upper=upper, work=work)
+                else:
+                    target.mkdir(exist_ok=True)
+                    attach_overlay(lowers, upper=upper, work=work, target=target)
         except OSError as error:
             raise Internal(f"root file system of {container_id}: {error}") from error
         return target
 
-    def _mount(self, home: Path, layers: Sequence[Digest], target: Path) -> None:
+    def _make_ready(self, home: Path, layers: Sequence[Digest]) -> tuple[list[Path], Path]:
+        """Return what an overlay is made of: the mounted layers, topmost first, and where it is written."""
         home.mkdir(mode=0o711, exist_ok=True)
-        target.mkdir(exist_ok=True)
         overlay = home / "overlay"
         overlay.mkdir(mode=0o700, exist_ok=True)
-        upper, work = overlay / "upper", overlay / "work"
-        for directory in (upper, work):
-            directory.mkdir(mode=0o755, exist_ok=True)
+        for name in ("upper", "work"):
+            (overlay / name).mkdir(mode=0o755, exist_ok=True)
         lowers = [self._layers.mount(diff_id) for diff_id in reversed(layers)]
-        attach_overlay(lowers or [self._layers.empty], upper=upper, work=work, target=target)
+        return lowers or [self._layers.empty], overlay
 
     async def _prepare_block(self, home: Path, layers: Sequence[Digest]) -> BlockRootfs:
         files = tuple(self._layers.get_path(diff_id) for diff_id in layers)
@@ -247,6 +271,9 @@ class Roots:
 
 def _unmount(path: Path) -> None:
     """Unmount and remove the directory; release and remove may be at it at the same time."""
+    if path.name == ROOT:
+        take_down(path.parent)
+        return
     mount.ensure_unmounted(path)
     with contextlib.suppress(FileNotFoundError):
         path.rmdir()

@@ -32,6 +32,9 @@ def test_registries() -> None:
         ("--insecure-registry", "host/path"),
         ("--insecure-registry", "10.0.0.0/99"),
         ("--insecure-registry", "host:99999"),
+        ("--userns-pool", "0:65536"),
+        ("--userns-pool", "100000:5"),
+        ("--userns-pool", "4294960000:65536"),
     ],
 )
 def test_what_makes_no_sense(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,6 +111,7 @@ SAMPLES: dict[str, Any] = {
     "HostConfig.Runtime": None,  # as the hull says
     "HostConfig.Isolation": None,
     "HostConfig.Binds": ["/tmp:/a"],
+    "HostConfig.Binds :idmap": ["/tmp:/a:idmap"],
     "HostConfig.Binds :rshared": ["/tmp:/a:rshared"],
     "HostConfig.VolumeDriver": "local",
     "HostConfig.VolumesFrom": ["other"],

@@ -16,6 +16,7 @@ from proa.model.errors import InvalidParameter
 from proa.model.ids import NetworkId
 from proa.model.task import (
     BlockRootfs,
+    IdMap,
     Interface,
     Mount,
     MountKind,
@@ -144,7 +145,6 @@ BLOCKS = BlockRootfs(layers=(), writable=Path("/x"), blank=Path("/b"), is_new=Tr
         ),
         ({"process": ProcessSpec(args=())}, "no command specified"),
         ({"cgroup_parent": "../up"}, "invalid cgroup parent"),
-        ({"namespaces": Namespaces(user="/proc/1/ns/user")}, "user namespaces"),
         ({"security": Security(seccomp="{")}, "Decoding seccomp profile failed"),
         ({"security": Security(device_cgroup_rules=("nonsense",))}, "invalid device cgroup rule format"),
         ({"mounts": (Mount(kind=MountKind.BIND, target="/x"),)}, "no source"),
@@ -154,6 +154,20 @@ BLOCKS = BlockRootfs(layers=(), writable=Path("/x"), blank=Path("/b"), is_new=Tr
 def test_bad_requests_are_named(changes: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidParameter, match=words):
         build(**changes)
+
+
+def test_ids_of_its_own() -> None:
+    config = build(
+        namespaces=Namespaces(user="/run/ns"),
+        ids=IdMap(uid=100_000, gid=200_000, size=1000),
+        network=NetworkAttachment(namespace=Path("/run/net")),
+    )
+    linux = config["linux"]
+    assert linux["namespaces"][0] == {"type": "user", "path": "/run/ns"}
+    assert linux["uidMappings"] == [{"containerID": 0, "hostID": 100_000, "size": 1000}]
+    assert linux["gidMappings"] == [{"containerID": 0, "hostID": 200_000, "size": 1000}]
+    assert linux["sysctl"]["net.ipv4.ping_group_range"] == "0 999"
+    assert "uidMappings" not in build()["linux"]
 
 
 def test_what_the_kernel_lacks_is_left_out() -> None:

@@ -34,7 +34,6 @@ FEATURES = Features(
     rootfs=RootfsKind.DIRECTORY,
     network=NetworkKind.NAMESPACE,
     refused={
-        "HostConfig.UsernsMode": "user namespaces are not remapped",
         "HostConfig.StorageOpt": "the writable layer has no quota",
     },
     network_modes=frozenset({"bridge", "none", "host", "container"}),

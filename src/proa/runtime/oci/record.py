@@ -19,12 +19,15 @@ from pathlib import Path
 
 import msgspec
 
+from proa.model.task import IdMap
+
 RECORD = "task.json"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """:ivar pid: of the container's first process; 0 while it is being made.
     :ivar pid_start: clock ticks from boot, with which a pid is recognised; also of conmon.
+    :ivar ids: the map of its user namespace; None for the host's.
     """
 
     runtime: str
@@ -37,6 +40,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     open_stdin: bool = False
     stdin_once: bool = False
     host_network: bool = False
+    ids: IdMap | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from proa.host.cgroup import Cgroup, ensure_hierarchies, get_hierarchies, unmoun
 from proa.host.watch import get_start_time, open_process
 from proa.model.errors import InvalidParameter, ToolFailed
 from proa.model.ids import ContainerId
-from proa.model.task import DirectoryRootfs, Mount, TaskSpec
+from proa.model.task import DirectoryRootfs, IdMap, Mount, TaskSpec
 from proa.runtime.oci import cdi, conmon, failures
 from proa.runtime.oci.binary import SealedBinary
 from proa.runtime.oci.block_io import find_limits
@@ -39,7 +39,7 @@ from proa.runtime.oci.record import Home, Record
 from proa.runtime.oci.seccomp import Profile, parse_profile
 from proa.runtime.oci.spec import Found, build_config, cgroup_path
 from proa.runtime.oci.task import OciTask, Tools
-from proa.runtime.oci.user import find_user
+from proa.runtime.oci.user import User, find_user
 from proa.runtime.seam import Features
 
 PROBE_TIMEOUT_S = 10.0
@@ -97,11 +97,11 @@ class OciRuntime:
         if home.directory.exists():
             await self.forget(spec.id)
         async with contextlib.AsyncExitStack() as undo:
-            filter_key = self._write_bundle(spec, home, undo)
+            filter_key, user = self._write_bundle(spec, home, undo)
             cgroup = Cgroup(cgroup_path(spec), self._hierarchies)
             undo.push_async_callback(_delete_shielded, cgroup)
             undo.callback(shutil.rmtree, home.state, ignore_errors=True)
-            record, child = await self._run_conmon(spec, home)
+            record, child = await self._run_conmon(spec, home, user)
             first = open_process(record.pid)
             if first is None:
                 await child.wait()
@@ -169,8 +169,8 @@ class OciRuntime:
             state=self._exec_root / f".{self.name}" / container_id,
         )
 
-    def _write_bundle(self, spec: TaskSpec, home: Home, undo: contextlib.AsyncExitStack) -> str:
-        """Write what the runtime is given; return the key of the filter that it is to compile."""
+    def _write_bundle(self, spec: TaskSpec, home: Home, undo: contextlib.AsyncExitStack) -> tuple[str, User]:
+        """Write what the runtime is given; return the key of the filter it is to compile, and the user."""
         if not isinstance(spec.rootfs, DirectoryRootfs):
             raise InvalidParameter("a container needs a directory as its root file system")
         if spec.init and not self._init.exists():
@@ -181,7 +181,7 @@ class OciRuntime:
             user=find_user(spec.rootfs.path, spec.process.user, group_add=spec.process.group_add),
             devices=find_devices(spec.security),
             limits=find_limits(spec.resources.device_limits, throttles_io=self._tools.facts.throttles_io),
-            files=_write_files(spec.files, home.files),
+            files=_write_files(spec.files, home.files, spec.ids),
             init=self._init,
             default_seccomp=self._default_seccomp,
         )
@@ -190,13 +190,14 @@ class OciRuntime:
             cdi.inject(config, self._device_specs.resolve(spec.security.cdi_devices))
         key = self._filters.apply(config) if self._filters is not None else ""
         home.config.write_bytes(msgspec.json.encode(config))
-        return key
+        return key, found.user
 
-    async def _run_conmon(self, spec: TaskSpec, home: Home) -> tuple[Record, process.Spawned]:
+    async def _run_conmon(self, spec: TaskSpec, home: Home, user: User) -> tuple[Record, process.Spawned]:
+        program, arguments = await self._tools.command(spec.ids, user)
         plan = conmon.Plan(
             conmon=self._tools.conmon,
-            runtime=await self._tools.binary.path(),
-            runtime_args=self._tools.arguments,
+            runtime=program,
+            runtime_args=arguments,
             container_id=spec.id,
             name=spec.id,
             directory=home.directory,
@@ -218,6 +219,7 @@ class OciRuntime:
                     open_stdin=spec.process.open_stdin,
                     stdin_once=spec.process.stdin_once,
                     host_network=spec.network.host,
+                    ids=spec.ids,
                 )
                 home.save(record)  # the runtime is at work meanwhile
                 pid = await launch.wait_started()
@@ -268,7 +270,7 @@ def _of_files(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
     )
 
 
-def _write_files(files: Mapping[str, bytes], directory: Path) -> dict[str, Path]:
+def _write_files(files: Mapping[str, bytes], directory: Path, ids: IdMap | None) -> dict[str, Path]:
     """Write what is mounted into the container; return where each lies, by target."""
     written = {}
     if files:
@@ -277,6 +279,8 @@ def _write_files(files: Mapping[str, bytes], directory: Path) -> dict[str, Path]
         path = directory / f"{number}-{Path(target).name}"
         path.write_bytes(content)
         path.chmod(0o644)
+        if ids is not None:
+            os.chown(path, ids.uid, ids.gid)
         written[target] = path
     return written
 

@@ -209,6 +209,9 @@ def _linux(spec: TaskSpec, found: Found, caps: Collection[str], facts: HostFacts
             _paths(security.readonly_paths, READONLY_PATHS, privileged=security.privileged)
         ),
     }
+    if spec.ids is not None:
+        linux["uidMappings"] = [{"containerID": 0, "hostID": spec.ids.uid, "size": spec.ids.size}]
+        linux["gidMappings"] = [{"containerID": 0, "hostID": spec.ids.gid, "size": spec.ids.size}]
     if found.devices:
         linux["devices"] = [devices.node_entry(node) for node in found.devices]
     sysctls = _sysctls(spec)
@@ -251,8 +254,9 @@ def _namespaces(spec: TaskSpec) -> list[Json]:
             found.append({"type": kind})
         elif value != "host":
             found.append({"type": kind, "path": value})
-    if shared.user not in ("", "host"):
-        raise InvalidParameter("user namespaces cannot be joined")
+    if shared.user:
+        # Joined first: the others that are made belong to it.
+        found.insert(0, {"type": "user", "path": shared.user})
     if spec.network.namespace is not None:
         found.append({"type": "network", "path": str(spec.network.namespace)})
     elif not spec.network.host:
@@ -265,7 +269,8 @@ def _sysctls(spec: TaskSpec) -> dict[str, str]:
     if not spec.network.host:
         # Docker's: ports below 1024 and ping need no privilege in a network of one's own.
         found["net.ipv4.ip_unprivileged_port_start"] = "0"
-        found["net.ipv4.ping_group_range"] = "0 2147483647"
+        highest = spec.ids.size - 1 if spec.ids else 2147483647  # the kernel takes only ids that there are
+        found["net.ipv4.ping_group_range"] = f"0 {highest}"
     if spec.domainname and spec.namespaces.uts == "":
         found["kernel.domainname"] = spec.domainname
     return found | dict(spec.sysctls)

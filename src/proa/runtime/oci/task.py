@@ -18,7 +18,7 @@ import errno
 import os
 import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -30,7 +30,7 @@ from proa.host.cgroup import Cgroup
 from proa.host.watch import Handle
 from proa.model.errors import Internal, StartFailed, TaskLost, ToolFailed, WrongState
 from proa.model.ids import ContainerId, ExecId
-from proa.model.task import ExitStatus, ProcessSpec, ProcessTable, Resources, TaskStats
+from proa.model.task import ExitStatus, IdMap, ProcessSpec, ProcessTable, Resources, TaskStats
 from proa.runtime.oci import conmon, failures, stats, top
 from proa.runtime.oci.binary import SealedBinary
 from proa.runtime.oci.exec import SPEC, OciProcess, read_exit, start_process, wait_drained
@@ -38,8 +38,9 @@ from proa.runtime.oci.facts import HostFacts
 from proa.runtime.oci.record import Home, Record
 from proa.runtime.oci.spec import exec_entry
 from proa.runtime.oci.stdio import OciStdio, Streams
+from proa.runtime.oci.streams_owner import StreamsOwner
 from proa.runtime.oci.terminal import resize
-from proa.runtime.oci.user import find_user
+from proa.runtime.oci.user import User, find_user
 
 START_TIMEOUT_S = 10.0  # the container's first process has nothing to do but to take the byte
 END_TIMEOUT_S = 10.0  # a killed container is gone in milliseconds, unless the disk hangs
@@ -57,6 +58,17 @@ class Tools:
     arguments: tuple[str, ...]  # of the runtime, before its command
     facts: HostFacts
     tasks: TaskGroup
+    streams: StreamsOwner = field(default_factory=StreamsOwner)
+
+    async def command(self, ids: IdMap | None, user: User) -> tuple[Path, tuple[str, ...]]:
+        """Return what conmon runs, and what comes first on its command line.
+
+        :param ids: of a container in a user namespace; ``user`` is whose process is started.
+        """
+        program = await self.binary.path()
+        if ids is None:
+            return program, self.arguments
+        return self.streams.wrap(program, self.arguments, ids=ids, user=user)
 
 
 class OciTask:
@@ -188,12 +200,14 @@ class OciTask:
     async def exec(self, exec_id: ExecId, spec: ProcessSpec, *, attached: bool) -> OciProcess:
         """Start another process inside."""
         self._require_running()
-        entry = self._exec_entry(spec)
+        user = self._find_user(spec)
+        entry = self._exec_entry(spec, user)
         directory = self._home.execs / exec_id
+        program, arguments = await self._tools.command(self._record.ids, user)
         plan = conmon.Plan(
             conmon=self._tools.conmon,
-            runtime=await self._tools.binary.path(),
-            runtime_args=self._tools.arguments,
+            runtime=program,
+            runtime_args=arguments,
             container_id=self._id,
             name=exec_id,
             directory=directory,
@@ -278,11 +292,13 @@ class OciTask:
             self._supervisor.send_signal(9)
             await self._ended.wait()
 
-    def _exec_entry(self, process_spec: ProcessSpec) -> dict[str, object]:
-        """The process as the runtime takes it: what the spec says, the rest as the first process has it."""
+    def _find_user(self, process_spec: ProcessSpec) -> User:
         # The container's files as it sees them now, mounts over /etc included.
         root = Path(f"/proc/{self._record.pid}/root")
-        user = find_user(root, process_spec.user, group_add=process_spec.group_add)
+        return find_user(root, process_spec.user, group_add=process_spec.group_add)
+
+    def _exec_entry(self, process_spec: ProcessSpec, user: User) -> dict[str, object]:
+        """The process as the runtime takes it: what the spec says, the rest as the first process has it."""
         return exec_entry(
             self._home.config.read_bytes(),
             process_spec,

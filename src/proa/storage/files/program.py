@@ -143,8 +143,9 @@ def _enter(request: Request, *, writes: bool) -> None:
 
     ``namespace``: a descriptor of a mount namespace, of which the tree is the root. Otherwise ``root``: its
     directory, and ``mounts``: source, path inside of it, target and whether it is read-only, of what is
-    mounted over it.
+    mounted over it. ``users``: where the user namespace is mounted whose ids are meant; "" for the host's.
     """
+    users = os.open(request["users"], os.O_RDONLY | os.O_CLOEXEC) if request["users"] else -1
     if request["namespace"] >= 0:
         confinement.enter_mounts(request["namespace"])
         os.close(request["namespace"])
@@ -153,13 +154,21 @@ def _enter(request: Request, *, writes: bool) -> None:
         confinement.own_mounts()
         root = Path(request["root"])
         _attach(root)
-        for source, subpath, target, read_only in request["mounts"]:
-            _attach_inside(root, _copy_source(source, subpath), target, read_only=read_only)
+        for source, subpath, target, read_only, mapped in request["mounts"]:
+            copy = _copy_source(source, subpath)
+            if mapped:
+                mount.mount_setattr(
+                    copy, set_attributes=mount.MountAttr.IDMAP, user_namespace=users, recursive=True
+                )
+            _attach_inside(root, copy, target, read_only=read_only)
         confinement.pivot_into(root)
     tree = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     attributes = _ATTRIBUTES if writes else _ATTRIBUTES | mount.MountAttr.RDONLY
     mount.mount_setattr(tree, set_attributes=attributes, recursive=True)
     os.close(tree)
+    if users >= 0:
+        confinement.enter_users(users)
+        os.close(users)
 
 
 def _attach(root: Path) -> None:

@@ -48,12 +48,14 @@ class PathMissing(NotFound):
 class TreeMount:
     """A directory or file of the host, seen at ``target`` of a tree, with what is mounted below it.
 
+    :ivar mapped: its ids are those of the tree's user namespace, not the host's.
     :ivar subpath: inside ``source``, where a stranger may have put links: they do not lead out of it.
     """
 
     source: Path
     target: str
     read_only: bool = False
+    mapped: bool = False
     subpath: str = ""
 
 
@@ -65,11 +67,13 @@ class Tree:
         targets are made where they are missing.
     :ivar namespace: a descriptor of a mount namespace instead, of which the tree is the root. It is not
         closed.
+    :ivar users: where a user namespace is mounted whose ids are read and written.
     """
 
     root: Path = Path("/nonexistent")
     mounts: Sequence[TreeMount] = ()
     namespace: int = -1
+    users: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,9 +367,11 @@ async def _child(
                 **request,
                 "root": os.fspath(tree.root),
                 "mounts": [
-                    [os.fspath(one.source), one.subpath, one.target, one.read_only] for one in tree.mounts
+                    [os.fspath(one.source), one.subpath, one.target, one.read_only, one.mapped]
+                    for one in tree.mounts
                 ],
                 "namespace": tree.namespace,
+                "users": os.fspath(tree.users) if tree.users else "",
             }
             passed = {their_answers, *pass_fds, *([tree.namespace] if tree.namespace >= 0 else [])}
             spawned = process.spawn_now(

@@ -6,7 +6,7 @@ LIB := $(VENV)/lib/proa
 PYTHON := $(VENV)/bin/python
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-tools check setup install unit integration e2e conformance bench clean help
+.PHONY: demo test test-tools test-slow check setup install unit integration e2e conformance bench clean help
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,7 +16,7 @@ demo: setup ## the main job: one image in both hulls, then the comparison
 
 test: setup check test-tools ## the whole test suite
 	@setup/clients.sh $(VENV)
-	$(PYTHON) -m pytest -q tests
+	$(PYTHON) -m pytest -q tests --ignore=tests/slow
 
 check: setup ## lint, types, import rules, size rules
 	$(VENV)/bin/ruff check src tests bench
@@ -35,8 +35,14 @@ unit: setup ## tests that need no root and no tools
 	$(PYTHON) -m pytest -q tests/unit
 
 test-tools: setup
-	@setup/apt.sh curl bsdutils erofs-utils skopeo openssl apache2-utils
+	@setup/apt.sh curl bsdutils erofs-utils skopeo openssl apache2-utils \
+		xorriso grub-pc-bin grub-common u-boot-qemu qemu-system-arm qemu-system-misc
+	@setup/test-guest.sh $(LIB)
 	@setup/docker-cli.sh $(VENV) && setup/docker-registry.sh $(VENV)
+
+test-slow: setup test-tools ## whole systems as full machines, from disk to ssh: minutes
+	@setup/test-debian.sh $(LIB)
+	$(PYTHON) -m pytest -q tests/slow
 
 integration: setup test-tools ## tests of single packages with the real kernel and tools
 	$(PYTHON) -m pytest -q tests/contract tests/integration tests/fault

@@ -14,6 +14,7 @@
  * fuse.c       the relay between /dev/fuse and the host's file server
  * process.c    the process table, start and end; stdio.c its streams; log.c log and exit record
  * container.c  the way to exec; credentials.c user and limits; user.c passwd and group
+ * files.c      copies of files, to and from the host
  * cgroup.c     limits and use of the workload; devices.c what it may open; stats.c STATS, table.c PROCESSES
  */
 #ifndef PROA_AGENT_H
@@ -135,6 +136,8 @@ bool main_rehearse(const struct request *request, worker_done done);
 bool main_configure(const struct request *request, worker_done done);
 /* Whether it can still be started. */
 bool main_waits(void);
+/* Its mount namespace. */
+int main_mounts(void);
 /* Our ends of its pipes, once; the caller closes what it does not use. */
 void main_streams(int streams[3]);
 /* Returns its pid, and the pipe that its report comes through and that exec closes; -1 when it is gone. */
@@ -190,6 +193,7 @@ void share_require(void);
 
 struct process;
 void process_start(const struct request *request, bool exec);
+void process_files(const struct request *request);
 struct process *process_find(uint32_t id);
 void process_each(void (*visit)(struct process *process));
 void process_list(const struct request *request);
@@ -259,6 +263,7 @@ struct process {
     pid_t pid;
     enum process_state state;
     bool main, tty, reaped, oom;
+    bool freezes; /* of FILES: the workload stands still until its end */
     int status; /* of waitpid, when reaped */
     uint32_t code;
     uint64_t finished_ns;
@@ -307,6 +312,14 @@ void resolve_identity(struct fields fields, struct identity *identity);
 void become(struct fields fields, const struct identity *identity);
 char *find_program(const char *name, char **environment);
 int run_init(pid_t child);
+
+/* --- files.c, with tar_out.c and tar_in.c --- */
+
+/* In the loop, with what CONFIGURE says. */
+void files_configured(struct fields fields);
+/* As container_spawn_exec, for FILES. */
+pid_t files_spawn(const struct start *start, pid_t main_pid, int report);
+void files_thaw(void);
 
 /* --- user.c: pure --- */
 

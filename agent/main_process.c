@@ -215,6 +215,11 @@ bool main_waits(void)
     return prepared.requests >= 0;
 }
 
+int main_mounts(void)
+{
+    return prepared.mounts;
+}
+
 void main_streams(int streams[3])
 {
     memcpy(streams, prepared.streams, sizeof prepared.streams);

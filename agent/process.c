@@ -59,6 +59,8 @@ static void process_free(struct process *process)
             table[i] = NULL;
     loop_close(&process->report);
     stdio_close(&process->stdio);
+    if (process->freezes && process->state != STATE_ENDED)
+        files_thaw();
     if (main_process == process)
         main_process = NULL;
     loop_free(process);
@@ -129,6 +131,8 @@ static void process_end(struct process *process)
     process->oom = kills > process->oom_kills_before && (process->main || process->code == 128 + SIGKILL);
     process->finished_ns = clock_ns(CLOCK_REALTIME);
     process->state = STATE_ENDED;
+    if (process->freezes)
+        files_thaw();
     if (process->main) {
         stdio_close_input(&process->stdio);
         stdio_drain(&process->stdio);
@@ -245,7 +249,9 @@ static bool wake_main(struct process *process, struct fields fields)
     return process->pid > 0;
 }
 
-static bool spawn_exec(struct process *process, struct fields fields)
+typedef pid_t (*spawn_child)(const struct start *start, pid_t main_pid, int report);
+
+static bool spawn_beside(struct process *process, struct fields fields, spawn_child spawn)
 {
     struct stdio_ends ends;
     int report[2] = {-1, -1};
@@ -257,7 +263,7 @@ static bool spawn_exec(struct process *process, struct fields fields)
         struct start start = {
             .fields = fields, .ends = &ends, .terminal = stdio_terminal_number(&process->stdio)};
         /* Its own pid is told by the helper, which is what was forked. */
-        done = container_spawn_exec(&start, main_process->pid, report[1]) > 0;
+        done = spawn(&start, main_process ? main_process->pid : 0, report[1]) > 0;
     }
     int error = errno;
     for (int i = 0; i < 3; i++)
@@ -270,9 +276,8 @@ static bool spawn_exec(struct process *process, struct fields fields)
     return done;
 }
 
-void process_start(const struct request *request, bool exec)
+static void begin(const struct request *request, const char *reason, spawn_child spawn)
 {
-    const char *reason = cannot_start(request, exec);
     if (reason) {
         answer_error(request, 128, EINVAL, reason);
         return;
@@ -283,16 +288,17 @@ void process_start(const struct request *request, bool exec)
         answer_error(request, 128, EAGAIN, "too many processes");
         return;
     }
-    if (exec)
+    if (spawn)
         forget_early();
     *place = process;
     process->id = fields_u32(request->fields, K_PROCESS, 0);
-    process->main = !exec;
+    process->main = !spawn;
+    process->freezes = spawn == files_spawn && fields_u32(request->fields, K_FLAGS, 0);
     process->tty = fields_u32(request->fields, K_TTY, 0);
     process->state = STATE_STARTING;
     process->oom_kills_before = cgroup_event(CGROUP "/memory.events", "oom_kill");
     process->request = *request;
-    if (!(exec ? spawn_exec(process, request->fields) : wake_main(process, request->fields))) {
+    if (!(spawn ? spawn_beside(process, request->fields, spawn) : wake_main(process, request->fields))) {
         answer_error(request, 128, errno, strerror(errno));
         process_free(process);
         return;
@@ -304,6 +310,21 @@ void process_start(const struct request *request, bool exec)
         stdio_attach(&process->stdio, fields_u32(request->fields, K_CREDIT_STDOUT, 0),
                      fields_u32(request->fields, K_CREDIT_STDERR, 0));
     loop_watch(&process->report, EPOLLIN);
+}
+
+void process_start(const struct request *request, bool exec)
+{
+    begin(request, cannot_start(request, exec), exec ? container_spawn_exec : NULL);
+}
+
+void process_files(const struct request *request)
+{
+    uint32_t id = fields_u32(request->fields, K_PROCESS, 0);
+    const char *reason = !configured                    ? "the guest is not configured"
+                         : id == 0 || process_find(id)  ? "the process id is in use"
+                         : main_process && main_process->state == STATE_ENDED ? "container is not running"
+                                                        : NULL;
+    begin(request, reason, files_spawn);
 }
 
 /* --- requests about processes --- */

@@ -97,6 +97,7 @@ static void request_configure(const struct request *request)
     else {
         configuring = true;
         share_carry(request->fields);
+        files_configured(request->fields);
         if (!main_configure(request, configure_done))
             answer_error(request, 0, errno, "the container's first process is gone");
     }
@@ -165,6 +166,7 @@ static bool handle_request(uint8_t type, const struct request *request)
     case REQ_CLOCK: request_clock(request); return true;
     case REQ_PREPARE: request_prepare(request); return true;
     case REQ_REHEARSE: request_rehearse(request); return true;
+    case REQ_FILES: process_files(request); return true;
     default: return false;
     }
 }

@@ -12,7 +12,7 @@ lib=$venv/lib/proa
 
 # All that the components below need is named here too, so that apt runs once.
 setup/apt.sh python3-venv crun runc conmon tini golang-github-containers-common \
-    qemu-system-x86 e2fsprogs nftables iproute2 procps busybox-static \
+    qemu-system-x86 qemu-utils dnsmasq-base e2fsprogs nftables iproute2 procps busybox-static \
     gcc make libc6-dev musl-tools linux-libc-dev kmod cpio xz-utils \
     git openssh-client
 

@@ -312,10 +312,22 @@ def test_the_base_is_pulled(
         registry.stop()
 
 
-def test_virtual_machines_do_not_build(build: Build) -> None:
-    done = build("FROM busybox\n", "--isolation", "vm", check=False)
-    assert done.status == 1
-    assert "building images is not supported with runtime vm" in done.err
+def test_a_step_makes_the_same_layer_in_both_hulls(daemon: Daemon, build: Build, tag: str) -> None:
+    text = (
+        "FROM busybox\n"
+        "RUN mkdir -p /q/d && echo a > /q/f && ln /q/f /q/g && ln -s f /q/l && chown -R 3:4 /q"
+        " && touch -d @1000 /q/* /q && touch -h -d @1000 /q/l && uname -r > /dev/stderr\n"
+    )
+    found = {}
+    for hull in ("container", "vm"):
+        done = build(text, "--no-cache", "--isolation", hull)
+        layers = daemon.docker("image", "inspect", "-f", "{{json .RootFS.Layers}}", tag).out
+        found[hull] = (
+            layers,
+            next(line for line in (done.out + done.err).splitlines() if line[:1].isdigit()),
+        )
+    assert found["vm"][0] == found["container"][0]
+    assert found["vm"][1] != found["container"][1]  # of another kernel
 
 
 def test_prune(daemon: Daemon, build: Build, tag: str) -> None:

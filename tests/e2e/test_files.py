@@ -270,13 +270,3 @@ class TestCommit:
             result = getattr(daemon, client)("commit", *arguments, check=False)
             assert (result.status, message in result.err) == (1, True), result.err
         assert daemon.docker("inspect", "-f", "{{.State.Status}}", running).out == "running\n"
-
-
-def test_a_vm_says_what_it_cannot_do(daemon: Daemon, name: str) -> None:
-    daemon.docker("create", "--isolation", "vm", "--name", name, "busybox")
-    for arguments in (("cp", f"{name}:/etc", "-"), ("diff", name), ("export", name), ("commit", name)):
-        result = daemon.docker(*arguments, check=False)
-        assert result.status == 1
-        assert (
-            "not supported with runtime vm: they are on a disk that only its own kernel mounts" in result.err
-        )

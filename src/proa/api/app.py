@@ -30,8 +30,11 @@ from proa.api.registries import RegistryRoutes
 from proa.api.router import Router
 from proa.api.system import Backend as SystemBackend
 from proa.api.system import SystemRoutes
+from proa.api.vms import Backend as VmBackend
+from proa.api.vms import VmRoutes
 from proa.api.volumes import Backend as VolumeBackend
 from proa.api.volumes import VolumeRoutes
+from proa.wire import vm_routes
 from proa.wire.routes import ROUTES
 
 
@@ -72,8 +75,11 @@ class Engine(Protocol):
     def builds(self) -> Builds: ...
 
 
-def build_app(engine: Engine) -> Application:
-    """Register every route. Raises AssertionError when one of ``proa.wire.routes`` has no handler."""
+def build_app(engine: Engine, machines: VmBackend | None = None) -> Application:
+    """Register every route; those of machines only with ``machines``.
+
+    Raises AssertionError when one of ``proa.wire.routes`` has no handler.
+    """
     router = Router()
     SystemRoutes(engine.system).register(router)
     ContainerRoutes(engine.containers, engine.execs).register(router)
@@ -89,7 +95,11 @@ def build_app(engine: Engine) -> Application:
     NetworkRoutes(engine.networks).register(router)
     RefusedRoutes().register(router)
     AbsentRoutes().register(router)
-    missing = set(ROUTES.values()) - router.routes
+    wanted = set(ROUTES.values())
+    if machines is not None:
+        VmRoutes(machines).register(router)
+        wanted |= set(vm_routes.ROUTES.values())
+    missing = wanted - router.routes
     if missing:
         raise AssertionError(f"routes without a handler: {sorted(route.path for route in missing)}")
     return Application(router, server=f"proa/{__version__} (linux)")

@@ -61,6 +61,8 @@ def _programs() -> list[Finding]:
         ("crun", "crun", "runs containers"),
         ("conmon", "conmon", "keeps containers' output and exit status"),
         ("qemu-system-x86_64", "qemu-system-x86", "runs virtual machines"),
+        ("qemu-img", "qemu-utils", "makes the disks of full machines"),
+        ("dnsmasq", "dnsmasq-base", "tells full machines their addresses"),
         ("mke2fs", "e2fsprogs", "makes the writable disks of virtual machines"),
         ("ps", "procps", "answers docker top"),
         ("tini-static", "tini", "is the init of --init"),
@@ -74,6 +76,24 @@ def _programs() -> list[Finding]:
             findings.append(
                 Finding(level="fail", what=program, detail=purpose, mend=f"apt install {package}")
             )
+    return findings
+
+
+def _machines() -> list[Finding]:
+    """What only some full machines need: each is named when it is wanted and missing."""
+    optional = (
+        ("xorriso", "xorriso", "cloud-init in full machines"),
+        ("qemu-system-aarch64", "qemu-system-arm", "aarch64 machines"),
+        ("qemu-system-riscv64", "qemu-system-misc", "riscv64 machines"),
+        ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf", "machines with UEFI"),
+    )
+    findings = []
+    for name, package, purpose in optional:
+        if shutil.which(name) or Path(name).exists():
+            findings.append(Finding(level="ok", what=purpose, detail=name))
+        else:
+            mend = f"apt install {package}"
+            findings.append(Finding(level="warn", what=purpose, detail="not installed", mend=mend))
     return findings
 
 
@@ -169,6 +189,7 @@ def _daemon(ctx: click.Context) -> Finding:
 _CHECKS: tuple[Callable[[], list[Finding]], ...] = (
     _privilege,
     _programs,
+    _machines,
     _libraries,
     _own_files,
     _kernel,

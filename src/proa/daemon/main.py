@@ -56,6 +56,8 @@ async def run(config: Config) -> None:
     async with AsyncExitStack() as stack:
         group = await stack.enter_async_context(anyio.create_task_group())
         engine = await stack.enter_async_context(open_engine(config, group))
+        assert engine.machines is not None
+        await engine.machines.lives.find_all()
         await engine.restore.find_all()
         await engine.builds.open()
         tls = config.tls.context() if config.tls else None
@@ -64,8 +66,9 @@ async def run(config: Config) -> None:
             for host in config.hosts
             for listener in await open_listeners(host, group=config.group, tls=tls)
         ]
-        await group.start(serve, build_app(engine), listeners)
+        await group.start(serve, build_app(engine, engine.machines), listeners)
         await engine.restore.start_wanted()
+        await engine.machines.lives.start_wanted()
         for host in config.hosts:
             log.info("listening on %s", host)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:

@@ -53,6 +53,9 @@ def main(argv: Sequence[str]) -> int:
 async def _remove_containers(config: Config) -> None:
     async with anyio.create_task_group() as group:
         async with open_engine(config, group) as engine:
+            assert engine.machines is not None
+            await engine.machines.lives.find_all()
+            await engine.machines.lives.end_all()
             await engine.restore.find_all()
             await engine.builds.open()
             for container in await engine.containers.list(all=True, limit=0, filters={}):

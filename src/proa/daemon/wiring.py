@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from anyio.abc import TaskGroup
@@ -24,10 +25,15 @@ from proa.engine.building.trees import BuildTrees
 from proa.engine.engine import Engine, Stores, build_engine
 from proa.engine.events import EventBus
 from proa.engine.isolation import ISOLATION_VM, Hulls
+from proa.engine.machines.lives import Lives
+from proa.engine.machines.machines import Machines
 from proa.engine.system import HostFacts
 from proa.host.cgroup import ensure_hierarchies
 from proa.host.database import Database
 from proa.image.images import Images
+from proa.machines.dhcp import Dhcp
+from proa.machines.driver import Driver
+from proa.machines.store import MachineStore
 from proa.model.errors import EngineError, Unavailable
 from proa.network.networks import Networks
 from proa.runtime.oci.cdi import DeviceSpecs
@@ -108,7 +114,31 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             default_isolation=config.default_isolation,
             missing=missing,
         )
-        yield build_engine(stores, hulls=hulls, events=events, facts=facts, tasks=tasks)
+        engine = build_engine(stores, hulls=hulls, events=events, facts=facts, tasks=tasks)
+        driver = Driver(
+            config.data_root / "machines",
+            config.exec_root / "machines",
+            accelerator,
+            missing.get(ISOLATION_VM, ""),
+        )
+        machines = _make_machines(config, stores, driver, events, tasks)
+        engine.restore.attached_elsewhere = machines.lives.alive_ids
+        yield replace(engine, machines=machines)
+
+
+def _make_machines(
+    config: Config, stores: Stores, driver: Driver, events: EventBus, tasks: TaskGroup
+) -> Machines:
+    store = MachineStore(stores.db)
+    lives = Lives(
+        store=store,
+        driver=driver,
+        networks=stores.networks,
+        dhcp=Dhcp(config.exec_root / "dhcp"),
+        events=events,
+        tasks=tasks,
+    )
+    return Machines(store=store, driver=driver, lives=lives, networks=stores.networks)
 
 
 async def _make_runtimes(

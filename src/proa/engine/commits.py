@@ -60,7 +60,7 @@ class Commits:
         :raises InvalidParameter: a name or an instruction is wrong; nothing was made.
         :raises Conflict: the container is being removed.
         """
-        async with self._files.hold(ref) as (container, _):
+        async with self._files.hold(ref) as container:
             base_config = query.config or container.config
             # Before anything is frozen: what is asked for may make no sense.
             config = self._images.apply_changes(base_config, query.changes)
@@ -76,8 +76,12 @@ class Commits:
 
             async def write_layer(out: int) -> LayerTar:
                 with self._roots.open_below(container.layers) as below:
-                    upper = self._roots.upper_of(container.id)
-                    async with self._frozen(container, wanted=query.pause):
+                    # A guest that stood still could not give its files: there the workload alone is frozen.
+                    pauses = query.pause and not self._files.is_guests(container)
+                    async with (
+                        self._files.open_upper(container, freeze=query.pause) as upper,
+                        self._frozen(container, wanted=pauses),
+                    ):
                         packed = await trees.pack_upper(upper, below, out, ignored=MOUNT_POINTS)
                 return LayerTar(
                     diff_id=packed.diff_id, size_bytes=packed.size_bytes, is_empty=packed.is_empty

@@ -24,6 +24,7 @@ from proa.engine.creation import Creation
 from proa.engine.events import EventBus
 from proa.engine.execs import Execs
 from proa.engine.files import Files
+from proa.engine.guest_files import GuestFiles
 from proa.engine.health_checks import HealthChecks
 from proa.engine.images import Images
 from proa.engine.isolation import Hulls
@@ -31,6 +32,7 @@ from proa.engine.launcher import Launcher
 from proa.engine.lifecycle import Lifecycle
 from proa.engine.log_files import LogKeeper
 from proa.engine.log_shipping import LogShipping
+from proa.engine.machines.machines import Machines
 from proa.engine.networks import Networks
 from proa.engine.queries import Queries
 from proa.engine.registries import Registries
@@ -65,6 +67,7 @@ class Engine:
     builds: Builds
     system: System
     restore: Restore
+    machines: Machines | None = None  # the daemon adds them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +112,11 @@ def build_engine(
     images = Images(store=stores.images, registry=registry, events=events)
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
-    files = Files(registry=registry, units=units, hulls=hulls, roots=stores.roots, events=events)
-    builds = _make_builds(stores, hulls, registry, units, lifecycle, removal, registries, events)
+    guest_files = GuestFiles(registry=registry, units=units, launcher=launcher, roots=stores.roots)
+    files = Files(
+        registry=registry, units=units, hulls=hulls, roots=stores.roots, events=events, guest=guest_files
+    )
+    builds = _make_builds(stores, hulls, registry, units, lifecycle, removal, registries, events, files)
     return Engine(
         containers=Containers(
             registry=registry,
@@ -171,6 +177,7 @@ def _make_builds(
     removal: Removal,
     registries: Registries,
     events: EventBus,
+    files: Files,
 ) -> Builds:
     runner = Runner(
         registry=registry,
@@ -181,6 +188,7 @@ def _make_builds(
         hulls=hulls,
         roots=stores.roots,
         events=events,
+        files=files,
         containers_dir=stores.containers_dir,
     )
     contexts = Contexts(stores.context_layers, stores.images)

@@ -11,18 +11,20 @@ ContainerExport.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from proa.engine.container import Container, MountPoint, State
 from proa.engine.creation import event_attributes
 from proa.engine.events import EventBus
+from proa.engine.guest_files import GuestFiles
 from proa.engine.isolation import Hulls
 from proa.engine.registry import Registry
 from proa.engine.unit import Units
-from proa.model.errors import Conflict, FeatureMissing, NotFound
+from proa.model.errors import Conflict, NotFound
 from proa.model.task import RootfsKind
 from proa.storage.files import trees
 from proa.storage.files.trees import PathMissing, PathStat, Tree, TreeMount, WriteRules
@@ -49,31 +51,42 @@ class Files:
     """Reads and writes the files of containers. ``ref`` is a name, an id or a unique id prefix."""
 
     def __init__(
-        self, *, registry: Registry, units: Units, hulls: Hulls, roots: Roots, events: EventBus
+        self,
+        *,
+        registry: Registry,
+        units: Units,
+        hulls: Hulls,
+        roots: Roots,
+        events: EventBus,
+        guest: GuestFiles,
     ) -> None:
         self._registry = registry
         self._units = units
         self._hulls = hulls
         self._roots = roots
         self._events = events
+        self._guest = guest
 
     async def stat(self, ref: str, path: str) -> PathStat:
         """Look a path up. Raises NotFound, InvalidParameter."""
+        if (guest := self._in_guest(ref)) is not None:
+            with _missing(ref, path):
+                return await self._guest.stat(guest, path)
         async with self._open_tree(ref) as (_, tree):
-            try:
+            with _missing(ref, path):
                 return await trees.stat_path(tree, path)
-            except PathMissing as error:
-                raise _not_found(ref, path) from error
 
     @asynccontextmanager
     async def open_archive(self, ref: str, path: str) -> AsyncIterator[tuple[PathStat, AsyncIterator[bytes]]]:
         """Give what is at the path, and its tar. Raises NotFound, InvalidParameter on entering."""
         async with AsyncExitStack() as stack:
-            container, tree = await stack.enter_async_context(self._open_tree(ref))
-            try:
-                opened = await stack.enter_async_context(trees.open_archive(tree, path))
-            except PathMissing as error:
-                raise _not_found(ref, path) from error
+            with _missing(ref, path):
+                if (guest := self._in_guest(ref)) is not None:
+                    container = guest
+                    opened = await stack.enter_async_context(self._guest.open_archive(guest, path))
+                else:
+                    container, tree = await stack.enter_async_context(self._open_tree(ref))
+                    opened = await stack.enter_async_context(trees.open_archive(tree, path))
             # Not after the reading: a client may hang up as soon as it has seen the archive's end.
             self._publish("archive-path", container)
             yield opened
@@ -88,47 +101,69 @@ class Files:
         :raises NotFound: the directory is not there.
         :raises InvalidParameter: the archive is broken, or may not go there.
         """
-        async with self._open_tree(ref) as (container, tree):
-            rules = WriteRules(
-                strict=strict,
-                user=container.config.user if as_user else "",
-                read_only_root=container.host_config.readonly_rootfs,
-                volumes=[
-                    (point.destination, point.rw)
-                    for point in container.mounts
-                    if tree.namespace >= 0 or point.type != "tmpfs"  # which is there only while it runs
-                ],
-            )
-            try:
-                await trees.put_archive(tree, path, stream, rules)
-            except PathMissing as error:
-                raise _not_found(ref, path) from error
+        if (guest := self._in_guest(ref)) is not None:
+            container = guest
+            rules = _write_rules(container, strict=strict, as_user=as_user, is_running=container.is_alive)
+            with _missing(ref, path):
+                await self._guest.put_archive(container, path, stream, rules)
+        else:
+            async with self._open_tree(ref) as (container, tree):
+                rules = _write_rules(
+                    container, strict=strict, as_user=as_user, is_running=tree.namespace >= 0
+                )
+                with _missing(ref, path):
+                    await trees.put_archive(tree, path, stream, rules)
         self._publish("extract-to-dir", container)
 
     @asynccontextmanager
     async def open_changes(self, ref: str) -> AsyncIterator[AsyncIterator[tuple[int, str]]]:
         """Give kind (0 modified, 1 added, 2 deleted) and path of what the container changed in its image."""
-        async with self.hold(ref) as (container, _):
+        async with self.hold(ref) as container, self.open_upper(container) as upper:
             with self._roots.open_below(container.layers) as below:
-                upper = self._roots.upper_of(container.id)
                 async with trees.open_changes(upper, below, ignored=MOUNT_POINTS) as changes:
                     yield changes
 
     @asynccontextmanager
     async def open_export(self, ref: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """Give the tar of the whole root file system, without what is mounted in it."""
-        async with self.hold(ref) as (container, root), trees.open_export(Tree(root=root)) as pieces:
-            yield pieces
+        async with AsyncExitStack() as stack:
+            if (guest := self._in_guest(ref)) is not None:
+                container = guest
+                opened = self._guest.open_export(guest)
+            else:
+                container, root = await self._enter(ref, stack)
+                opened = trees.open_export(Tree(root=root))
+            yield await stack.enter_async_context(opened)
         self._publish("export", container)
 
     @asynccontextmanager
-    async def hold(self, ref: str) -> AsyncIterator[tuple[Container, Path]]:
-        """Have a container's root file system mounted for the span of the block; give where.
+    async def hold(self, ref: str) -> AsyncIterator[Container]:
+        """Have a container's root file system mounted for the span of the block, if the host can mount it.
 
-        Raises Conflict, FeatureMissing when its hull keeps it where the host cannot reach.
+        Raises Conflict.
         """
         async with AsyncExitStack() as stack:
-            yield await self._enter(ref, stack)
+            if (guest := self._in_guest(ref)) is not None:
+                yield guest
+            else:
+                container, _ = await self._enter(ref, stack)
+                yield container
+
+    @asynccontextmanager
+    async def open_upper(self, container: Container, *, freeze: bool = False) -> AsyncIterator[Path]:
+        """Give the upper directory of a container that is held, or what is the same as it.
+
+        :param freeze: of one that only a guest can reach: let nothing run in it while it is read.
+        """
+        if self._in_guest(container.id) is None:
+            yield self._roots.upper_of(container.id)
+            return
+        async with self._guest.open_upper(container, freeze=freeze) as upper:
+            yield upper
+
+    def is_guests(self, container: Container) -> bool:
+        """Whether a container's files are on a disk that only its own kernel mounts."""
+        return self._hulls[container.runtime].features.rootfs is RootfsKind.BLOCK
 
     # --- machinery ---
 
@@ -157,12 +192,10 @@ class Files:
     def _check(self, container: Container) -> None:
         if container.state in (State.DEAD, State.REMOVING):
             raise Conflict(f"container {container.id} is {container.state.value}")
-        if self._hulls[container.runtime].features.rootfs is RootfsKind.BLOCK:
-            raise FeatureMissing(
-                container.runtime,
-                "reading and writing a container's files from outside (cp, diff, export, commit)",
-                "they are on a disk that only its own kernel mounts; use exec, or a volume",
-            )
+
+    def _in_guest(self, ref: str) -> Container | None:
+        container = self._registry.get(ref)
+        return container if self.is_guests(container) else None
 
     def _publish(self, action: str, container: Container) -> None:
         self._events.publish("container", action, container.id, event_attributes(container))
@@ -173,6 +206,27 @@ def _tree_mount(point: MountPoint) -> TreeMount:
     return TreeMount(
         source=Path(source), subpath=point.subpath, target=point.destination, read_only=not point.rw
     )
+
+
+def _write_rules(container: Container, *, strict: bool, as_user: bool, is_running: bool) -> WriteRules:
+    return WriteRules(
+        strict=strict,
+        user=container.config.user if as_user else "",
+        read_only_root=container.host_config.readonly_rootfs,
+        volumes=[
+            (point.destination, point.rw)
+            for point in container.mounts
+            if is_running or point.type != "tmpfs"  # which is there only while it runs
+        ],
+    )
+
+
+@contextlib.contextmanager
+def _missing(ref: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except PathMissing as error:
+        raise _not_found(ref, path) from error
 
 
 def _not_found(ref: str, path: str) -> NotFound:

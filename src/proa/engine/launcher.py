@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ from proa.model.task import Namespaces, NetworkAttachment, NetworkKind
 from proa.network.attach import Attached
 from proa.network.files import addresses_of, hosts_change, peer_moved
 from proa.network.networks import Networks
-from proa.runtime.seam import Task
+from proa.runtime.seam import FileTask, Task
 from proa.storage.rootfs import Roots
 from proa.storage.volumes import Volumes
 
@@ -94,6 +94,40 @@ class Launcher:
             await task.start()
             undo.pop_all()
         return Launched(task=task, endpoints=attached.endpoints, ports=attached.ports)
+
+    @contextlib.asynccontextmanager
+    async def serve_files(self, container: Container, *, mounted: bool) -> AsyncIterator[FileTask]:
+        """Give a task of a container that does not run, for its files alone: it has the disks and the
+        volumes, no network, and its program never begins. The caller holds the unit's lock.
+
+        :param mounted: with its volumes and bind mounts.
+
+        Raises StartFailed, FeatureMissing and what the drivers raise; at the end what was written is on disk.
+        """
+        runtime = self._hulls[container.runtime]
+        async with AsyncExitStack() as starting, AsyncExitStack() as undo:
+            undo.push_async_callback(self._leave_volumes, container)
+            await runtime.forget(container.id)  # a daemon that died while it copied may have left one
+            wanted = [point for point in container.mounts if mounted and point.type != "tmpfs"]
+            points = [await self._ready(point, starting) for point in wanted]
+            rootfs = await self._roots.prepare(container.id, container.layers, runtime.features.rootfs)
+            undo.push_async_callback(self._roots.release, container.id)
+            spec = build_task_spec(
+                replace(container, mounts=tuple(points)),
+                rootfs=rootfs,
+                network=NetworkAttachment(),
+                files={},
+                namespaces=Namespaces(),
+            )
+            task = await runtime.create(replace(spec, log_path=Path("/dev/null")))
+            undo.push_async_callback(task.delete, keep_writes=False)
+            if not isinstance(task, FileTask):
+                raise FeatureMissing(container.runtime, "copying files", "its tasks do not serve them")
+            try:
+                yield task
+            finally:  # what was written before a fault stays, as in a container
+                with anyio.CancelScope(shield=True), contextlib.suppress(EngineError):
+                    await task.sync()
 
     async def take_down(self, container: Container, task: Task | None) -> None:
         """Free all that a container had while it ran. Every step is tried, whatever the others do."""

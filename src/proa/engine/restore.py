@@ -9,6 +9,7 @@ gets its exit recorded, a start or a removal cut in the middle is undone or fini
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 
 import anyio
 
@@ -22,6 +23,7 @@ from proa.engine.restarts import wants_start_at_boot
 from proa.engine.unit import Units
 from proa.image.images import Images
 from proa.model.errors import EngineError
+from proa.model.task import RootfsKind
 from proa.network.networks import Networks
 from proa.storage.rootfs import Roots
 
@@ -55,6 +57,7 @@ class Restore:
         self._images = images
         self._roots = roots
         self._lost: set[str] = set()  # that ran until the host went down
+        self.attached_elsewhere: Callable[[], Sequence[str]] = tuple  # ids of machines that hold networks
         self._shipping = shipping
 
     async def find_all(self) -> None:
@@ -77,7 +80,7 @@ class Restore:
                 group.start_soon(one, container)
         self._shipping.resume()
         attached = [container.id for container in self._registry if container.is_alive]
-        await self._networks.cleanup(attached)
+        await self._networks.cleanup([*attached, *self.attached_elsewhere()])
         await self._images.release_all_but([container.id for container in self._registry])
 
     async def start_wanted(self) -> None:
@@ -108,6 +111,10 @@ class Restore:
             await self._lifecycle.lose(container, task)
             if container.is_alive:
                 self._lost.add(container.id)
+        elif (runtime := self._hulls.runtimes.get(container.runtime)) is not None and (
+            runtime.features.rootfs is RootfsKind.BLOCK
+        ):
+            await runtime.forget(container.id)  # a machine that served its files only
         if container.for_build:
             await self._removal.remove(container.id, force=True)
             return

@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from proa.model.config import HostConfig
 from proa.model.ids import ContainerId, ExecId
@@ -208,6 +208,54 @@ class Task(Protocol):
         :param keep_writes: False when the root file system and the log will be removed: a task that would
             have to write them out first need not.
         """
+        ...
+
+
+class FilesKind(enum.IntEnum):
+    """What a task is asked to do with its files; numbers of docs/reference/agent-protocol.md, FILES."""
+
+    STAT = 1
+    READ = 2
+    EXPORT = 3
+    UPPER = 4
+    WRITE = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesRequest:
+    """One operation on the files of a task that keeps them where the host cannot reach.
+
+    :ivar path: absolute and clean; a slash at its end follows a link there.
+    :ivar name: what READ calls it in the archive.
+    :ivar freeze: let nothing run in the container meanwhile.
+    :ivar strict, user, read_only_root, volumes: of WRITE, as ``proa.storage.files.trees.WriteRules``.
+    """
+
+    kind: FilesKind
+    path: str = "/"
+    name: str = ""
+    freeze: bool = False
+    strict: bool = False
+    user: str = ""
+    read_only_root: bool = False
+    volumes: Sequence[tuple[str, bool]] = ()
+
+
+@runtime_checkable
+class FileTask(Task, Protocol):
+    """A task of a hull whose file systems only its own kernel mounts (``RootfsKind.BLOCK``).
+
+    It serves files from ``Runtime.create`` on, whether its program has begun or not.
+    """
+
+    async def open_files(self, request: FilesRequest) -> Process:
+        """Begin an operation: a process whose output is what was found and a tar (READ, EXPORT, UPPER), and
+        whose input is one (WRITE). It ends with 0, 1 invalid, 2 missing or 3 failed, and says why on its
+        standard error. Nothing it says is to be believed. Raises StartFailed, WrongState."""
+        ...
+
+    async def sync(self) -> None:
+        """Have everything written to the disks."""
         ...
 
 

@@ -136,6 +136,23 @@ class Roots:
         """Return the directory of what the container wrote; it is there once it has been prepared."""
         return self._containers / container_id / "overlay" / "upper"
 
+    @contextlib.asynccontextmanager
+    async def open_scratch(self, container_id: ContainerId) -> AsyncIterator[Path]:
+        """Give an empty directory for the span of the block, which goes with it or with the next start."""
+        path = self._containers / f"{_REMOVED}{container_id}-{secrets.token_hex(4)}"
+        path.mkdir(mode=0o700)
+        upper = path / "upper"
+        upper.mkdir(mode=0o755)
+        try:
+            yield upper
+        finally:
+            self._tasks.start_soon(self._delete, path)
+
+    @property
+    def empty(self) -> Path:
+        """An empty directory."""
+        return self._layers.empty
+
     @contextlib.contextmanager
     def open_below(self, layers: Sequence[Digest]) -> Iterator[int]:
         """Give a descriptor of what the layers make together, for the span of the block; -1 without layers.

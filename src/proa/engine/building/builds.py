@@ -36,9 +36,8 @@ from proa.image.config import encode_config
 from proa.image.reference import Reference, parse_reference
 from proa.image.store import Session
 from proa.model.config import ContainerConfig, HostConfig
-from proa.model.errors import CommandFailed, EngineError, FeatureMissing, InvalidParameter
+from proa.model.errors import CommandFailed, EngineError, InvalidParameter
 from proa.model.ids import Digest
-from proa.model.task import RootfsKind
 
 CACHE_MAX_BYTES = 20 << 30  # of the layers that only the cache needs
 _PRUNE_FILTERS = ("until", "id", "type", "unused-for", "inuse", "shared", "private", "description", "parent")
@@ -185,13 +184,6 @@ class Builds:
         )
         check_config(ContainerConfig(), host)
         runtime = self._hulls.choose(host)
-        if self._hulls[runtime].features.rootfs is RootfsKind.BLOCK:
-            raise FeatureMissing(
-                runtime,
-                "building images",
-                "what a step writes is on a disk that only its own kernel mounts; "
-                "build in containers, and run the image in either hull",
-            )
         self._hulls.check(runtime, host)
         return host
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the command of a RUN in a container of the daemon's default runtime, and packs what it changed.
+"""Runs the command of a RUN in a container or a virtual machine, and packs what it changed.
 
 The container is one like any other while it runs; it is removed afterwards, on success and on failure, and by
 the next start of the daemon when this one is killed.
@@ -22,7 +22,7 @@ from proa.engine import names
 from proa.engine.container import Container, MountPoint
 from proa.engine.creation import event_attributes
 from proa.engine.events import EventBus
-from proa.engine.files import MOUNT_POINTS
+from proa.engine.files import MOUNT_POINTS, Files
 from proa.engine.isolation import Hulls
 from proa.engine.lifecycle import Lifecycle
 from proa.engine.networking import check_networking
@@ -73,6 +73,7 @@ class Runner:
         hulls: Hulls,
         roots: Roots,
         events: EventBus,
+        files: Files,
         containers_dir: Path,
     ) -> None:
         self._registry = registry
@@ -83,6 +84,7 @@ class Runner:
         self._hulls = hulls
         self._roots = roots
         self._events = events
+        self._files = files
         self._containers_dir = containers_dir
 
     @property
@@ -163,9 +165,8 @@ class Runner:
         """Write what the ended command changed as a tar to ``out``, and as its image to ``image``."""
         ignored = {*MOUNT_POINTS, *_mount_points([point.destination for point in command.mounts])}
         with self._roots.open_below(command.layers) as below:
-            return await trees.pack_upper(
-                self._roots.upper_of(container_id), below, out, ignored=ignored, image=image
-            )
+            async with self._files.open_upper(self._registry.get(container_id)) as upper:
+                return await trees.pack_upper(upper, below, out, ignored=ignored, image=image)
 
     async def remove(self, container_id: ContainerId) -> None:
         """Remove the container, whatever it does. Idempotent."""

@@ -23,6 +23,7 @@ from proa.model.task import (
     TaskSpec,
     TaskStats,
 )
+from proa.runtime.seam import FilesKind, FilesRequest
 from proa.runtime.vm import privileges, ps
 from proa.runtime.vm.protocol import Fields, Key, data, flag, text, u32, u64
 
@@ -32,6 +33,7 @@ _MAX_NAMED = 512  # counters and interfaces that are believed of one reading
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _STATE_ENDED = 3
 _FLAG_MAIN, _FLAG_TTY = 1, 2
+_FILES_STRICT, _FILES_FREEZE = 1, 2
 _LAYERS_DISK, _NEW_DISK, _KEPT_DISK = "vda", "vdb", "vdc"  # in the order of -device
 
 
@@ -225,6 +227,27 @@ def of_process(number: int, *more: bytes) -> bytes:
 
 def attach_credit(credit: int) -> bytes:
     return u32(Key.CREDIT_STDOUT, credit) + u32(Key.CREDIT_STDERR, credit)
+
+
+def files(request: FilesRequest, *, number: int, credit: int | None) -> bytes:
+    """An operation on the container's files, served by a process of the agent's."""
+    flags = (_FILES_STRICT if request.strict else 0) | (_FILES_FREEZE if request.freeze else 0)
+    parts = [
+        u32(Key.PROCESS, number),
+        u32(Key.KIND, request.kind),
+        text(Key.PATH, request.path),
+        text(Key.NAME, request.name),
+        text(Key.USER, request.user),
+        u32(Key.FLAGS, flags),
+        flag(Key.READ_ONLY_ROOT, request.read_only_root),
+        flag(Key.OPEN_STDIN, request.kind is FilesKind.WRITE),
+    ]
+    for target, is_writable in request.volumes:
+        mount = text(Key.TARGET, target) + flag(Key.READ_ONLY, not is_writable)
+        parts.append(data(Key.MOUNT, mount))
+    if credit is not None:
+        parts += [u32(Key.ATTACHED, 1), attach_credit(credit)]
+    return b"".join(parts)
 
 
 def update(*, memory_bytes: int, pids: int) -> bytes:

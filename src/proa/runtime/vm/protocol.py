@@ -57,6 +57,7 @@ class FrameType(enum.IntEnum):
     CLOCK = 0x10
     PREPARE = 0x11
     REHEARSE = 0x12
+    FILES = 0x13
     STDIN = 0x40
     STDIN_EOF = 0x41
     CREDIT = 0x42

@@ -34,7 +34,7 @@ from proa.model.errors import (
 )
 from proa.model.ids import ContainerId, ExecId
 from proa.model.task import ExitStatus, ProcessSpec, ProcessTable, Resources, TaskSpec, TaskStats
-from proa.runtime.seam import Process, Stdio
+from proa.runtime.seam import FilesKind, FilesRequest, Process, Stdio
 from proa.runtime.vm import limits, messages, ps, qemu
 from proa.runtime.vm.channel import ANSWER_TIMEOUT_S, AgentError
 from proa.runtime.vm.clone import Clone
@@ -206,6 +206,29 @@ class VmTask:
             raise
         await process.begun(pid)
         return VmProcess(self, process, stdio)
+
+    async def open_files(self, request: FilesRequest) -> Process:
+        self._require_running()
+        if self._is_paused:
+            raise WrongState(
+                f"Container {self._id} is paused, unpause the container before copying its files"
+            )
+        process = self._guest.add_process(
+            ProcessSpec(args=(), open_stdin=request.kind is FilesKind.WRITE, stdin_once=True)
+        )
+        try:
+            stdio = await process.open()
+            payload = messages.files(request, number=process.number, credit=process.prepare_start())
+            pid = await self._start(FrameType.FILES, payload)
+        except BaseException:
+            self._guest.drop_process(process)
+            raise
+        await process.begun(pid)
+        return VmProcess(self, process, stdio)
+
+    async def sync(self) -> None:
+        with _translated("write its files to the disk"):
+            await self._guest.channel.request(FrameType.SYNC, timeout_s=SYNC_TIMEOUT_S)
 
     async def resize(self, *, rows: int, columns: int) -> None:
         await self.resize_process(self._guest.main, rows=rows, columns=columns)

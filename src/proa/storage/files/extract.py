@@ -32,6 +32,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD_FILE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _DEVICES = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
+_OPAQUE = b"trusted.overlay.opaque"
 _DROPPED_XATTRS = (b"trusted.overlay.",)
 _REFUSED_XATTR = (errno.EOPNOTSUPP, errno.EPERM, errno.ERANGE, errno.EINVAL, errno.E2BIG, errno.ENOSPC)
 
@@ -41,15 +42,24 @@ class Extractor:
 
     :param strict: refuse to replace a directory by something else and the other way round.
     :param owner: who owns all that is made, None for what the archive says.
+    :param is_upper: the archive is of an overlay's upper directory: its marks of opaque directories stay.
     """
 
     def __init__(
-        self, directory: int, path: str, *, strict: bool, owner: tuple[int, int] | None, max_entries: int
+        self,
+        directory: int,
+        path: str,
+        *,
+        strict: bool,
+        owner: tuple[int, int] | None,
+        max_entries: int,
+        is_upper: bool = False,
     ) -> None:
         self._directory = directory
         self._path = path
         self._strict = strict
         self._owner = owner
+        self._is_upper = is_upper
         self._max_entries = max_entries
         self._parent: tuple[tuple[bytes, ...], int] = ((), os.dup(directory))
         self._times: list[
@@ -115,6 +125,8 @@ class Extractor:
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
             try:
                 _describe(fd, entry, uid, gid)
+                if self._is_upper and entry.xattrs.get(_OPAQUE) == b"y":
+                    os.setxattr(fd, _OPAQUE, b"y")
             finally:
                 os.close(fd)
             self._times.append((parts, mtime_ns))

@@ -33,6 +33,7 @@ from proa.storage.files.assemble import Assembler
 from proa.storage.files.extract import Extractor
 from proa.storage.files.owner import find_owner
 from proa.storage.files.paths import Refusal, base_name, find, follow, readable
+from proa.storage.files.rewrite import rewrite
 from proa.storage.files.tar_writer import TarWriter
 from proa.storage.files.upper import list_changes, write_layer
 from proa.storage.files.walk import MemberWriter, Visit, read_xattrs, write_tree
@@ -57,6 +58,7 @@ _KERNEL_FILE_SYSTEMS = {
     0xCAFE4A11: "bpf",
     0x65735543: "fusectl",
 }
+_READS_ARCHIVE = ("write", "rewrite", "unpack_upper")
 _READ = ("DAC_READ_SEARCH", "DAC_OVERRIDE")
 _READ_TRUSTED = (*_READ, "SYS_ADMIN")  # overlayfs keeps its marks in trusted xattrs
 _WRITE = (*_READ, "CHOWN", "FOWNER", "FSETID", "MKNOD", "SETFCAP")
@@ -87,7 +89,7 @@ def main() -> None:
     deed, keeps = _DEEDS[request["do"]]
     try:
         # Before the tree is entered: a module may have to be imported.
-        source = _open_source(sys.argv[2]) if request["do"] == "write" else None
+        source = _open_source(sys.argv[2]) if request["do"] in _READS_ARCHIVE else None
         if request.get("unpacks"):
             decompressor_maker(ZSTD_MAGIC, sys.argv[2])  # imports its module
         if request["do"] in ("layer", "assemble"):
@@ -95,7 +97,7 @@ def main() -> None:
 
             request["digest"] = hashlib.sha256()
         _forget_imports()
-        _enter(request, writes=source is not None)
+        _enter(request, writes=source is not None and request["do"] != "rewrite")
         confinement.keep_capabilities(keeps)
         confinement.limit(AS=MEMORY_BYTES, CORE=0)
         done = deed(request, answers, source)
@@ -287,6 +289,26 @@ def _write(request: Request, answers: _Answers, source: Stream | None) -> object
     return None
 
 
+def _rewrite(request: Request, answers: _Answers, source: Stream | None) -> object:
+    """Check a stranger's archive and write it anew; see ``rewrite``."""
+    answers.say(found={})
+    tar = TarWriter(_to_fd(_OUT))
+    if source is not None and not source.is_over():
+        below = os.fsencode(request["below"]) if request["below"] is not None else None
+        rewrite(source, tar, below=below, for_guest=request["for_guest"], max_entries=MAX_ENTRIES)
+    tar.finish()
+    return None
+
+
+def _unpack_upper(request: Request, answers: _Answers, source: Stream | None) -> object:
+    """Unpack an overlay's upper directory, as a guest wrote it, into the tree."""
+    directory = _open_directory("/")
+    extractor = Extractor(directory, "/", strict=False, owner=None, max_entries=MAX_ENTRIES, is_upper=True)
+    if source is not None and not source.is_over():
+        extractor.extract(source)
+    return None
+
+
 def _finish_layer(request: Request, tar: TarWriter, sink: _LayerSink) -> object:
     """End the tar, and write its image too when a place for it was given."""
     tar.finish()
@@ -314,6 +336,8 @@ _DEEDS: dict[str, tuple[Callable[[Request, _Answers, Stream | None], object], tu
     "layer": (_layer, _READ_TRUSTED),
     "assemble": (_assemble, _READ),
     "changes": (_changes, _READ_TRUSTED),
+    "rewrite": (_rewrite, ()),
+    "unpack_upper": (_unpack_upper, (*_WRITE, "SYS_ADMIN")),
 }
 
 

@@ -87,24 +87,41 @@ class TarWriter:
             self._copy(fd, status.st_size)
             self._pad(status.st_size)
             return
-        numbers = [len(pieces), *(number for piece in pieces for number in piece)]
-        table = b"".join(b"%d\n" % number for number in numbers)
-        table += bytes(-len(table) % BLOCK)
-        stored = len(table) + sum(length for _, length in pieces)
-        records = [
-            (b"GNU.sparse.major", b"1"),
-            (b"GNU.sparse.minor", b"0"),
-            (b"GNU.sparse.name", name),
-            (b"GNU.sparse.realsize", b"%d" % status.st_size),
-        ]
-        head, slash, tail = name.rpartition(b"/")
-        self._header(
-            head + slash + b"GNUSparseFile.0/" + tail, status, b"0", stored, b"", xattrs or {}, records
-        )
-        self._pending += table
+        stored = self._sparse_header(name, status, pieces, xattrs)
         for offset, length in pieces:
             os.lseek(fd, offset, os.SEEK_SET)
             self._copy(fd, length)
+        self._pad(stored)
+
+    def add_sparse_content(
+        self,
+        name: bytes,
+        status: os.stat_result,
+        pieces: list[tuple[int, int]],
+        copy: Callable[[int, Callable[[memoryview], object]], None],
+        xattrs: Xattrs | None = None,
+    ) -> None:
+        """Write a file of which ``copy`` delivers the pieces (offset, length), one after the other."""
+        stored = self._sparse_header(name, status, pieces, xattrs)
+        self._flush()
+        copy(sum(length for _, length in pieces), self._sink)
+        self._pad(stored)
+
+    def add_stored_content(
+        self,
+        name: bytes,
+        status: os.stat_result,
+        pieces: list[tuple[int, int]],
+        copy: Callable[[int, Callable[[memoryview], object]], None],
+        xattrs: Xattrs | None = None,
+    ) -> None:
+        """The same in the form that the guest's agent reads: a record says where the pieces go."""
+        stored = sum(length for _, length in pieces)
+        numbers = [status.st_size, *(number for piece in pieces for number in piece)]
+        records = [(b"PROA.sparse", b" ".join(b"%d" % number for number in numbers))]
+        self._header(name, status, b"0", stored, b"", xattrs or {}, records)
+        self._flush()
+        copy(stored, self._sink)
         self._pad(stored)
 
     def add_content(
@@ -126,6 +143,27 @@ class TarWriter:
         self._flush()
 
     # --- machinery ---
+
+    def _sparse_header(
+        self, name: bytes, status: os.stat_result, pieces: list[tuple[int, int]], xattrs: Xattrs | None
+    ) -> int:
+        """Write header and table of the sparse format 1.0; return how much is stored, for the padding."""
+        numbers = [len(pieces), *(number for piece in pieces for number in piece)]
+        table = b"".join(b"%d\n" % number for number in numbers)
+        table += bytes(-len(table) % BLOCK)
+        stored = len(table) + sum(length for _, length in pieces)
+        records = [
+            (b"GNU.sparse.major", b"1"),
+            (b"GNU.sparse.minor", b"0"),
+            (b"GNU.sparse.name", name),
+            (b"GNU.sparse.realsize", b"%d" % status.st_size),
+        ]
+        head, slash, tail = name.rpartition(b"/")
+        self._header(
+            head + slash + b"GNUSparseFile.0/" + tail, status, b"0", stored, b"", xattrs or {}, records
+        )
+        self._pending += table
+        return stored
 
     def _header(
         self,

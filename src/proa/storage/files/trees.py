@@ -209,6 +209,38 @@ async def assemble_layer(
 
 
 @contextlib.asynccontextmanager
+async def open_rewritten(
+    stream: AsyncIterator[bytes], *, empty: Path, below: str | None = None, for_guest: bool = False
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Give a stranger's archive checked and written anew; see ``rewrite.rewrite``.
+
+    Whatever ``stream`` raises is raised where the block ends, in a group.
+
+    :param empty: an empty directory, which becomes the child's root.
+    """
+    request: Json = {"do": "rewrite", "below": below, "for_guest": for_guest}
+    async with (
+        _child(Tree(root=empty), request, reads=True, writes=True) as child,
+        anyio.create_task_group() as feeding,
+    ):
+        feeding.start_soon(child.feed, stream)
+        await child.found()
+        yield child.pieces()
+        feeding.cancel_scope.cancel()
+
+
+async def unpack_upper(directory: Path, stream: AsyncIterator[bytes]) -> None:
+    """Unpack the tar of an overlay's upper directory into an empty one, with its whiteouts and opaque marks.
+
+    :raises InvalidParameter: the archive is broken.
+    :raises Internal: the disk is full.
+    """
+    async with _child(Tree(root=directory), {"do": "unpack_upper"}, writes=True) as child:
+        await child.feed(stream)
+        await child.done()
+
+
+@contextlib.asynccontextmanager
 async def open_changes(
     upper: Path, below: int, *, ignored: Collection[str] = ()
 ) -> AsyncIterator[AsyncIterator[tuple[int, str]]]:

@@ -94,6 +94,16 @@ def test_build(daemon: Daemon, build: Build, tag: str, tmp_path: Path) -> None:
     assert daemon.docker("run", "--rm", tag, "cat", "d/b").out == "d/B"
 
 
+def test_entitlements(build: Build) -> None:
+    """docker build: --allow security.insecure, network.host"""
+    text = "FROM busybox\nRUN --security=insecure grep CapEff /proc/self/status\n"
+    assert "security.insecure is not allowed" in build(text, check=False)
+    assert "000001ff" in build(text, "--allow", "security.insecure")
+    text = "FROM busybox\nRUN --network=host true\n"
+    assert "--network=host is only allowed in a build with" in build(text, check=False)
+    build(text, "--allow", "network.host")
+
+
 def test_a_failing_step(daemon: Daemon, build: Build, tag: str) -> None:
     """docker build: a step that fails, with its output, its line and its exit code"""
     out = build("FROM busybox\nRUN true\nRUN echo words >&2; exit 3\n", check=False)

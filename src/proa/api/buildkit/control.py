@@ -34,7 +34,7 @@ from proa.api.buildkit.transport import Services
 from proa.api.errors import describe
 from proa.build.parser import Instruction
 from proa.engine.building.builds import CacheRecord
-from proa.engine.building.request import BuildRequest, Room, Tell
+from proa.engine.building.request import ENTITLEMENTS, BuildRequest, Room, Tell
 from proa.engine.filters import Filters
 from proa.image.platform import host_platform
 from proa.image.reference import parse_reference
@@ -233,6 +233,7 @@ class Client:
             dockerfile_text=text,
             contexts=frontend.named_contexts(attrs, session),
             answers=session,
+            entitlements=frozenset(job.request.entitlements),
             watcher=board,
         )
         knows = self._backend.knows_context
@@ -391,8 +392,9 @@ def _check(request: pb.SolveRequest) -> None:
             )
     if any(entry.type != "inline" for entry in request.cache.exports):
         raise NotImplementedHere("proa does not export its build cache")
-    if "security.insecure" in request.entitlements:
-        raise InvalidParameter("the entitlement security.insecure is not allowed: a build has no privileges")
+    for name in request.entitlements:
+        if name not in ENTITLEMENTS:
+            raise InvalidParameter(f"unknown entitlement {name!r}")
     for name in _names(request):
         parse_reference(name)
 

@@ -53,7 +53,8 @@ class Repositories:
         """Ask which commit an address means. Raises InvalidParameter."""
         async with AsyncExitStack() as stack:
             place = await stack.enter_async_context(self._trees.scratch())
-            commit = await self._git.resolve(self._repository(address, request), address.ref, place)
+            repository = await self._repository(address, request)
+            commit = await self._git.resolve(repository, address.ref, place)
         if checksum and not commit.startswith(checksum):
             raise InvalidParameter(f"expected checksum to match {checksum}, got {commit}")
         return Commit(address=address, id=commit, keep=keep)
@@ -67,7 +68,7 @@ class Repositories:
                 place = await fetching.enter_async_context(self._trees.scratch())
                 pieces = await fetching.enter_async_context(
                     self._git.open_tree(
-                        self._repository(address, request),
+                        await self._repository(address, request),
                         commit.id,
                         address.ref,
                         address.directory,
@@ -78,10 +79,12 @@ class Repositories:
                 root = await stack.enter_async_context(self._contexts.receive(pieces))
             yield root
 
-    def _repository(self, address: GitAddress, request: BuildRequest) -> Repository:
+    async def _repository(self, address: GitAddress, request: BuildRequest) -> Repository:
         token = b""
         if "://" in address.url:
             host = urlsplit(address.url).hostname or ""
             for name in (f"{TOKEN_SECRET}.{host}", TOKEN_SECRET):
                 token = token or request.secrets.get(name, b"").strip()
+                if not token and request.answers is not None:
+                    token = (await request.answers.secret(name) or b"").strip()
         return Repository(url=address.url, shown=address.shown, token=token.decode(errors="replace"))

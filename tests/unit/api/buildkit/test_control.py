@@ -82,7 +82,7 @@ async def test_the_cache() -> None:
         (pb.SolveRequest(ref="r", definition=pb.Definition(**{"def": [b"x"]})), "does not execute LLB"),
         (pb.SolveRequest(ref="r", exporters=[pb.Exporter(type="local")]), "no exporter 'local'"),
         (pb.SolveRequest(ref="r", exporters=[pb.Exporter(type="moby")] * 2), "one output"),
-        (pb.SolveRequest(ref="r", entitlements=["security.insecure"]), "no privileges"),
+        (pb.SolveRequest(ref="r", entitlements=["device"]), "unknown entitlement 'device'"),
         (
             pb.SolveRequest(ref="r", exporters=[pb.Exporter(type="moby", attrs={"name": "A B"})]),
             "invalid reference",

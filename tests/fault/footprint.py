@@ -13,7 +13,8 @@ from pathlib import Path
 from proa.network.bridge import table_name
 from tests.support.daemon import Daemon
 
-NOT_FOLLOWED = ("rootfs", "layers", "templates", "dns")  # mounts, which are counted as such, and caches
+# Mounts, which are counted as such, caches, and machines that wait to be used: they come and go.
+NOT_FOLLOWED = ("rootfs", "layers", "templates", "dns", "pool")
 PATIENCE_S = 10.0  # taking down goes on behind the answers
 FORMATS = {
     "containers": ("ps", "-a", "--format", "{{.ID}} {{.Names}}"),
@@ -76,7 +77,9 @@ def assert_unchanged(daemon: Daemon, before: Footprint) -> None:
 def _files(base: Path) -> list[str]:
     found = []
     for directory, directories, files in os.walk(base):
-        directories[:] = [name for name in directories if name not in NOT_FOLLOWED]
+        directories[:] = [
+            name for name in directories if name not in NOT_FOLLOWED and not name.startswith(".pool-")
+        ]
         found += [os.path.join(directory, name) for name in (*directories, *files)]  # noqa: PTH118
     ignored = ("-wal", "-shm", "daemon.log", ".sock")
     return [path for path in found if not path.endswith(ignored)]
@@ -84,7 +87,7 @@ def _files(base: Path) -> list[str]:
 
 def _processes(text: str) -> list[str]:
     listed = subprocess.run(["ps", "-eo", "args", "-ww"], capture_output=True, text=True, check=True).stdout
-    lines = [line for line in listed.splitlines() if text in line]
+    lines = [line for line in listed.splitlines() if text in line and "proa-pool-" not in line]
     return [line for line in lines if "proa.daemon" not in line and "docker --host" not in line]
 
 

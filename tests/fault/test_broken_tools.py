@@ -62,7 +62,7 @@ def wrapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, 
     broken = Broken(tmp_path_factory.mktemp("tools"))
     broken.directory.chmod(0o755)
     broken.install()
-    daemon = Daemon()
+    daemon = Daemon(options=("--pool", "0"))  # a machine that waits needs no tool to start
     path = os.environ["PATH"]
     os.environ["PATH"] = f"{broken.directory}:{path}"
     try:

@@ -40,7 +40,7 @@ async def pooling(stage: Stage) -> AsyncIterator[Stage]:
         tasks.cancel_scope.cancel()
     assert not list((stage.base / "x").glob(f"{PREFIX}*"))
     assert not list((stage.base / "pool").iterdir())
-    assert processes_with(PREFIX) == []
+    assert processes_with(f"{stage.base}/x/{PREFIX}") == []
 
 
 def waiting(stage: Stage) -> list[Pooled]:

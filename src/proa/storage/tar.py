@@ -180,6 +180,22 @@ def iter_entries(stream: Stream) -> Iterator[Entry]:
         stream.read(-entry.stored % BLOCK)
 
 
+def find_components(name: bytes) -> tuple[bytes, ...] | None:
+    """Return the components of a name below its directory, "." and ".." taken away; None when it leads out.
+    Pure."""
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part in (b"", b"."):
+            continue
+        if part != b"..":
+            parts.append(part)
+        elif parts:
+            parts.pop()
+        else:
+            return None
+    return tuple(parts)
+
+
 def _check_sum(header: bytes) -> None:
     field_ = header[148:156]
     stated = _number(field_, "checksum")

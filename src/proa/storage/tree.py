@@ -15,9 +15,9 @@ Source: OCI image-spec, layer.md, Changesets and Whiteouts; Linux, Documentation
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from proa.storage.tar import BadTar, Entry, Kind
+from proa.storage.tar import BadTar, Entry, Kind, find_components
 
 NAME_MAX = 255  # bytes of one component; EROFS_NAME_LEN
 PATH_MAX = 4095  # bytes of a whole name or link target; PATH_MAX without its NUL
@@ -199,23 +199,23 @@ class Tree:
             # A whiteout concerns lower layers only: what this layer itself put there stays.
             old.set_xattr(_XATTR_OPAQUE, b"y")
 
-    def _directory(self, parts: list[bytes], entry: Entry) -> Node:
+    def _directory(self, parts: Sequence[bytes], entry: Entry) -> Node:
         """Walk to a directory, making what is missing."""
         node = self._walk(parts, entry, make=True)
         assert node is not None
         return node
 
-    def _find(self, parts: list[bytes], entry: Entry) -> Node | None:
+    def _find(self, parts: Sequence[bytes], entry: Entry) -> Node | None:
         """Find what a hard link names: parents are followed, the last component is not."""
         if not parts:
             return self.root
         parent = self._walk(parts[:-1], entry, make=False)
         return parent.children.get(parts[-1]) if parent is not None and parent.children is not None else None
 
-    def _walk(self, parts: list[bytes], entry: Entry, *, make: bool) -> Node | None:
+    def _walk(self, parts: Sequence[bytes], entry: Entry, *, make: bool) -> Node | None:
         node = self.root
         followed = 0
-        todo = parts[::-1]
+        todo = [*reversed(parts)]
         while todo:
             name = todo.pop()
             if name == b"..":  # only from links: the root's parent is the root
@@ -260,22 +260,16 @@ class Tree:
         parent.children[name] = node
 
 
-def _components(name: bytes) -> list[bytes]:
-    """Cut a name into components below the layer's root, "." and ".." taken away."""
+def _components(name: bytes) -> tuple[bytes, ...]:
+    """Cut a name into components below the layer's root."""
     if len(name) > PATH_MAX:
         raise BadTar(f"a name of {len(name)} bytes, at most {PATH_MAX} allowed")
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part in (b"", b"."):
-            continue
-        if part == b"..":
-            if not parts:
-                raise BadTar(f"{_show(name)} is outside of the layer")
-            parts.pop()
-        elif len(part) > NAME_MAX:
-            raise BadTar(f"{_show(name)}: file name too long")
-        else:
-            parts.append(part)
+    parts = find_components(name)
+    if parts is None:
+        raise BadTar(f"{_show(name)} is outside of the layer")
+    # Of all that is written, also what a ".." takes away again.
+    if len(name) > NAME_MAX and any(len(part) > NAME_MAX for part in name.split(b"/")):
+        raise BadTar(f"{_show(name)}: file name too long")
     return parts
 
 

@@ -16,8 +16,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -29,13 +28,13 @@ from proa import __version__
 from proa.api.buildkit import frontend
 from proa.api.buildkit.board import Board, failure_text
 from proa.api.buildkit.proto import buildkit_pb2 as pb
+from proa.api.buildkit.routes import Backend
 from proa.api.buildkit.sessions import Sessions
 from proa.api.buildkit.transport import Services
 from proa.api.errors import describe
 from proa.build.parser import Instruction
 from proa.engine.building.builds import CacheRecord
-from proa.engine.building.request import ENTITLEMENTS, BuildRequest, Room, Tell
-from proa.engine.filters import Filters
+from proa.engine.building.request import ENTITLEMENTS
 from proa.image.platform import host_platform
 from proa.image.reference import parse_reference
 from proa.model.errors import (
@@ -63,19 +62,6 @@ _NO_LLB = "proa builds Dockerfiles: it does not execute LLB (docs/reference/buil
 
 Serve = Callable[[Any], Awaitable[Any]]
 """Takes a message, returns one; of generated classes, which their Handler names."""
-
-
-class Backend(Protocol):
-    """What these services need of the engine."""
-
-    async def build(
-        self, request: BuildRequest, context: AsyncIterator[bytes], tell: Tell, room: Room
-    ) -> Digest: ...
-    async def records(self, filters: Filters | None = None) -> list[CacheRecord]: ...
-    @property
-    def host_gateway(self) -> IPv4Address | None: ...
-    def knows_context(self, key: str) -> bool: ...
-    async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]: ...
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ from proa.storage.files.owner import find_owner
 from proa.storage.files.paths import Refusal
 from proa.storage.files.tar_writer import TarWriter
 from proa.storage.files.walk import read_xattrs
-from proa.storage.tar import BadTar, Entry, Kind, Stream, iter_entries
+from proa.storage.tar import BadTar, Entry, Kind, Stream, find_components, iter_entries
 
 LINKS_MAX = 40
 UNPACKED_MAX = 64 << 30  # bytes of all files of an archive
@@ -412,17 +412,10 @@ def _shifts(who: str) -> Iterator[int]:
 
 
 def _parts(path: bytes) -> Parts:
-    parts: list[bytes] = []
-    for part in path.split(b"/"):
-        if part in (b"", b"."):
-            continue
-        if part == b"..":
-            if not parts:
-                raise BadTar(f"{os.fsdecode(path)!r} is outside of the destination")
-            parts.pop()
-        else:
-            parts.append(part)
-    return tuple(parts)
+    parts = find_components(path)
+    if parts is None:
+        raise BadTar(f"{os.fsdecode(path)!r} is outside of the destination")
+    return parts
 
 
 def _show(parts: Parts) -> str:

@@ -18,7 +18,7 @@ import stat
 
 from proa.host.mount import Resolve, openat2
 from proa.storage.files.paths import Refusal
-from proa.storage.tar import BadTar, Entry, Kind, Stream, iter_entries
+from proa.storage.tar import BadTar, Entry, Kind, Stream, find_components, iter_entries
 
 RESERVE_BYTES = 64 << 20  # of the file system, left free: an endless archive must not stop the host
 RESERVE_INODES = 10_000
@@ -248,17 +248,10 @@ def _components(name: bytes, path: str) -> tuple[bytes, ...]:
     """
     if len(name) > PATH_MAX:
         raise BadTar(f"a name of {len(name)} bytes, at most {PATH_MAX} allowed")
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part in (b"", b"."):
-            continue
-        if part != b"..":
-            parts.append(part)
-        elif parts:
-            parts.pop()
-        else:
-            raise BadTar(f'{_show(name)} is outside of "{path}"')
-    return tuple(parts)
+    parts = find_components(name)
+    if parts is None:
+        raise BadTar(f'{_show(name)} is outside of "{path}"')
+    return parts
 
 
 def _lstat(name: bytes, parent: int) -> os.stat_result | None:

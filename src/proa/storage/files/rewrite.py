@@ -12,7 +12,7 @@ import stat
 from typing import cast
 
 from proa.storage.files.tar_writer import TarWriter
-from proa.storage.tar import BadTar, Entry, Kind, Stream, iter_entries
+from proa.storage.tar import BadTar, Entry, Kind, Stream, find_components, iter_entries
 
 _TYPES = {
     Kind.FILE: stat.S_IFREG,
@@ -85,7 +85,10 @@ def _checked(name: bytes, below: bytes | None, *, for_guest: bool) -> bytes:
     if len(name) > _NAME_MAX:
         raise BadTar(f"a name of {len(name)} bytes, at most {_NAME_MAX} allowed")
     if for_guest:
-        return b"/".join(_parts(name))
+        parts = find_components(name)
+        if parts is None:
+            raise BadTar("a name leads out of its directory")
+        return b"/".join(parts)
     if b".." in name.split(b"/"):
         raise BadTar("a name leads out of its directory")
     if below is not None:
@@ -95,17 +98,3 @@ def _checked(name: bytes, below: bytes | None, *, for_guest: bool) -> bytes:
     elif name.startswith(b"/"):
         raise BadTar("an absolute name")
     return name
-
-
-def _parts(name: bytes) -> list[bytes]:
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part in (b"", b"."):
-            continue
-        if part != b"..":
-            parts.append(part)
-        elif parts:
-            parts.pop()
-        else:
-            raise BadTar("a name leads out of its directory")
-    return parts

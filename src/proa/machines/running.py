@@ -14,8 +14,7 @@ import os
 import secrets
 import signal
 import string
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from proa.model.errors import Conflict, EngineError, Internal, InvalidParameter,
 from proa.model.machine import MachineId
 from proa.runtime.vm import qemu
 from proa.runtime.vm.home import Pid
-from proa.runtime.vm.monitor import Monitor, open_monitor
+from proa.runtime.vm.monitor import greeted_monitor
 from proa.runtime.vm.qemu import HostProcess
 
 START_TIMEOUT_S = 60.0  # for QEMU to open what it has and to answer; a second when the host is idle
@@ -90,7 +89,7 @@ class RunningMachine:
         self, machine_id: MachineId, home: MachineHome, qemu_process: HostProcess, child: Spawned | None
     ) -> None:
         self.id = machine_id
-        self._home = home
+        self.home = home
         self._process = qemu_process
         self._child = child
         self._console = SerialConsole(home.run / "console", BoundedLog(home.data / "console.log"))
@@ -119,7 +118,7 @@ class RunningMachine:
         """Serve the console and listen until QEMU has ended; return how. Cancelled, QEMU goes on."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._console.run)
-            group.start_soon(watch_events, self._home.run / "events", self._note)
+            group.start_soon(watch_events, self.home.run / "events", self._note)
             await self._process.wait()
             # What it said last is in the sockets, which end with it.
         self._process.close()
@@ -127,25 +126,23 @@ class RunningMachine:
 
     async def release(self) -> None:
         """Take away what the run had on the host. Idempotent."""
-        with contextlib.suppress(EngineError):
-            await Cgroup(cgroup_path(self.id), get_hierarchies()).delete()
-        self._home.remove_run()
+        await _release(self.id, self.home)
 
     async def power_down(self) -> None:
         """Press the power button: a guest with ACPI begins to shut down. A paused one goes on for that."""
-        async with self._monitor() as monitor:
+        async with greeted_monitor(self.home.monitor) as monitor:
             await monitor.execute("cont")
             await monitor.execute("system_powerdown")
 
     async def reset(self) -> None:
         """Press the reset button."""
-        async with self._monitor() as monitor:
+        async with greeted_monitor(self.home.monitor) as monitor:
             await monitor.execute("system_reset")
 
     async def quit(self) -> None:
         """End QEMU, which writes what it holds; kill it when it does not. Returns when it has ended."""
         with contextlib.suppress(EngineError):
-            async with self._monitor() as monitor:
+            async with greeted_monitor(self.home.monitor) as monitor:
                 await monitor.execute("quit")
         with anyio.move_on_after(QUIT_TIMEOUT_S):
             await self._process.wait()
@@ -159,21 +156,21 @@ class RunningMachine:
         self._process.kill()
 
     async def pause(self) -> None:
-        async with self._monitor() as monitor:
+        async with greeted_monitor(self.home.monitor) as monitor:
             await monitor.execute("stop")
 
     async def resume(self) -> None:
-        async with self._monitor() as monitor:
+        async with greeted_monitor(self.home.monitor) as monitor:
             await monitor.execute("cont")
 
     async def is_paused(self) -> bool:
         """Whether its processors stand still."""
-        async with self._monitor() as monitor:
+        async with greeted_monitor(self.home.monitor) as monitor:
             return not (await monitor.execute("query-status"))["running"]
 
     async def resize_disk(self, name: str, size: int) -> None:
         """Let a disk grow; the guest is told. Raises MonitorError."""
-        async with self._monitor() as monitor:
+        async with greeted_monitor(self.home.monitor) as monitor:
             await monitor.execute("block_resize", {"node-name": name, "size": size})
 
     async def exec(
@@ -185,7 +182,7 @@ class RunningMachine:
         self._is_speaking = True
         try:
             return await run_in_guest(
-                self._home.run / "agent", command, env=env, stdin=stdin, timeout_s=timeout_s
+                self.home.run / "agent", command, env=env, stdin=stdin, timeout_s=timeout_s
             )
         finally:
             self._is_speaking = False
@@ -203,7 +200,7 @@ class RunningMachine:
             files.callback(os.close, memory)
             writable = os.open(f"/proc/self/fd/{memory}", os.O_WRONLY | os.O_CLOEXEC)
             files.callback(os.close, writable)
-            async with self._monitor() as monitor:
+            async with greeted_monitor(self.home.monitor) as monitor:
                 await monitor.execute("add-fd", {"fdset-id": 1}, fd=writable)
                 try:
                     await monitor.execute("screendump", {"filename": "/dev/fdset/1", "format": "png"})
@@ -216,7 +213,7 @@ class RunningMachine:
     async def open_vnc(self) -> VncAccess:
         """Let a VNC client in, with a password that is new. Raises InvalidParameter when it is headless."""
         password = "".join(secrets.choice(_PASSWORD_LETTERS) for _ in range(VNC_PASSWORD_LENGTH))
-        async with self._monitor() as monitor:
+        async with greeted_monitor(self.home.monitor) as monitor:
             found = await monitor.execute("query-vnc")
             if not found.get("enabled"):
                 raise InvalidParameter("the machine is headless: it has no screen")
@@ -232,12 +229,6 @@ class RunningMachine:
 
     # --- machinery ---
 
-    @asynccontextmanager
-    async def _monitor(self) -> AsyncIterator[Monitor]:
-        async with open_monitor(self._home.monitor) as monitor:
-            await monitor.greet()
-            yield monitor
-
     def _note(self, name: str, data: Event) -> None:
         if name == "SHUTDOWN":
             self._cause = str(data.get("reason", ""))
@@ -250,7 +241,7 @@ class RunningMachine:
         cause = _CAUSES.get(self._cause, self._cause)
         if status == 0 or (status is None and self._cause):
             return End(crashed=self._cause == "host-error", reason=cause or "QEMU ended")
-        said = _words_of(self._home)
+        said = _words_of(self.home)
         if status is None:
             reason = "QEMU ended, and how is not known: another daemon had started it"
         elif status < 0:
@@ -292,13 +283,10 @@ async def launch(
         with anyio.fail_after(START_TIMEOUT_S):
             await running.is_paused()
     except (EngineError, TimeoutError) as error:
-        await _undo(running)
-        said = _words_of(home)
-        home.remove_run()
+        said = await _undo(running)
         raise StartFailed(f"the virtual machine cannot be started: {said or error}") from error
     except BaseException:
         await _undo(running)
-        home.remove_run()
         raise
     return running
 
@@ -315,11 +303,14 @@ async def end_leftover(machine_id: MachineId, home: MachineHome) -> None:
     running = find(machine_id, home)
     if running is not None:
         await _undo(running)
-    else:
-        with contextlib.suppress(EngineError):
-            async with open_monitor(home.monitor) as monitor:
-                await monitor.greet()
-                await monitor.execute("quit")
+        return
+    with contextlib.suppress(EngineError):
+        async with greeted_monitor(home.monitor) as monitor:
+            await monitor.execute("quit")
+    await _release(machine_id, home)
+
+
+async def _release(machine_id: MachineId, home: MachineHome) -> None:
     with contextlib.suppress(EngineError):
         await Cgroup(cgroup_path(machine_id), get_hierarchies()).delete()
     home.remove_run()
@@ -331,9 +322,11 @@ def _words_of(home: MachineHome) -> str:
     return "\n".join(line for line in lines if not line.startswith("VNC server running on"))
 
 
-async def _undo(running: RunningMachine) -> None:
+async def _undo(running: RunningMachine) -> str:
+    """Kill it and take away what it had; return its last words."""
     with anyio.CancelScope(shield=True):
         running.kill()
         await running.wait()
-        with contextlib.suppress(EngineError):
-            await Cgroup(cgroup_path(running.id), get_hierarchies()).delete()
+        said = _words_of(running.home)
+        await running.release()
+    return said

@@ -11,8 +11,7 @@ snapshot.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import msgspec
 
 from proa.host import process
 from proa.model.errors import Internal, InvalidParameter, Unavailable
-from proa.runtime.vm.monitor import Arguments, Monitor, MonitorError, open_monitor
+from proa.runtime.vm.monitor import Arguments, MonitorError, greeted_monitor
 
 JOB_TIMEOUT_S = 600.0  # for gigabytes of memory on a slow disk
 _JOB = "proa"
@@ -52,10 +51,10 @@ async def save(monitor: Path, name: str, disks: Sequence[str]) -> None:
 
 async def load(monitor: Path, name: str, disks: Sequence[str]) -> None:
     """Go back. When it fails the machine stands still, its memory perhaps half replaced. Raises Internal."""
-    async with _open(monitor) as session:
+    async with greeted_monitor(monitor) as session:
         await session.execute("stop")
     await _run_job(monitor, "snapshot-load", {"tag": name, "vmstate": disks[0], "devices": list(disks)})
-    async with _open(monitor) as session:
+    async with greeted_monitor(monitor) as session:
         await session.execute("cont")
 
 
@@ -115,16 +114,9 @@ async def _qemu_img(flag: str, name: str, disk: Path) -> None:
     await process.run(["qemu-img", "snapshot", flag, name, disk], timeout_s=_TOOL_TIMEOUT_S)
 
 
-@asynccontextmanager
-async def _open(path: Path) -> AsyncIterator[Monitor]:
-    async with open_monitor(path) as session:
-        await session.greet()
-        yield session
-
-
 async def _run_job(path: Path, command: str, arguments: Arguments) -> None:
     """Run a job to its end. Raises Internal with QEMU's reason, Unavailable when it does not end."""
-    async with _open(path) as session:
+    async with greeted_monitor(path) as session:
         with contextlib.suppress(MonitorError):  # one that a daemon was killed over
             await session.execute("job-dismiss", {"id": _JOB})
         await session.execute(command, {"job-id": _JOB, **arguments})

@@ -20,7 +20,7 @@ import anyio
 
 from proa.model.errors import EngineError
 from proa.runtime.vm.home import Home, Record
-from proa.runtime.vm.monitor import open_monitor
+from proa.runtime.vm.monitor import greeted_monitor
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,7 @@ async def _replace(home: Home, path: Path) -> None:
     new = path.with_name(f"{path.name}.tmp")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        async with open_monitor(home.monitor) as monitor:
-            await monitor.greet()
+        async with greeted_monitor(home.monitor) as monitor:
             added = await monitor.execute("add-fd", {"opaque": "log"}, fd=fd)
             file = {"out": f"/dev/fdset/{added['fdset-id']}", "append": True}
             await monitor.execute("chardev-change", {"id": "log", "backend": {"type": "file", "data": file}})

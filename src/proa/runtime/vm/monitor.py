@@ -146,6 +146,18 @@ async def open_monitor(path: Path) -> AsyncIterator[Monitor]:
         link.close()
 
 
+@asynccontextmanager
+async def greeted_monitor(path: Path) -> AsyncIterator[Monitor]:
+    """Connect to the monitor for the span of the block, which it begins ready for commands.
+
+    :raises Unavailable: nobody listens.
+    :raises MonitorError: it does not greet.
+    """
+    async with open_monitor(path) as monitor:
+        await monitor.greet()
+        yield monitor
+
+
 def _encode(command: str, arguments: Arguments | None) -> bytes:
     return msgspec.json.encode({"execute": command, "arguments": arguments or {}}) + b"\n"
 

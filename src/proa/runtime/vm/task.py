@@ -40,7 +40,7 @@ from proa.runtime.vm.channel import ANSWER_TIMEOUT_S, AgentError
 from proa.runtime.vm.clone import Clone
 from proa.runtime.vm.home import Home
 from proa.runtime.vm.log_bound import keep_bounded
-from proa.runtime.vm.monitor import open_monitor
+from proa.runtime.vm.monitor import greeted_monitor
 from proa.runtime.vm.process import GuestProcess
 from proa.runtime.vm.protocol import Fields, FrameType, Key, ProtocolError, u32
 
@@ -172,15 +172,13 @@ class VmTask:
 
     async def pause(self) -> None:
         self._require_running()
-        async with open_monitor(self._home.monitor) as monitor:
-            await monitor.greet()
+        async with greeted_monitor(self._home.monitor) as monitor:
             await monitor.execute("stop")
         self._is_paused = True
 
     async def resume(self) -> None:
         self._require_running()
-        async with open_monitor(self._home.monitor) as monitor:
-            await monitor.greet()
+        async with greeted_monitor(self._home.monitor) as monitor:
             await monitor.execute("cont")
         self._is_paused = False
         if self._must_take_up:
@@ -292,8 +290,7 @@ class VmTask:
 
         A paused one is left alone until ``resume``.
         """
-        async with open_monitor(self._home.monitor) as monitor:
-            await monitor.greet()
+        async with greeted_monitor(self._home.monitor) as monitor:
             status = await monitor.execute("query-status")
         self._is_paused = self._must_take_up = status["status"] == "paused"
         if self._is_paused:

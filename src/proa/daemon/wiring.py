@@ -26,6 +26,7 @@ from proa.engine.building.trees import BuildTrees
 from proa.engine.engine import Engine, Stores, build_engine
 from proa.engine.events import EventBus
 from proa.engine.isolation import ISOLATION_VM, Hulls
+from proa.engine.machines.from_image import FromImage
 from proa.engine.machines.lives import Lives
 from proa.engine.machines.machines import Machines
 from proa.engine.system import HostFacts
@@ -144,7 +145,8 @@ def _make_machines(
         events=events,
         tasks=tasks,
     )
-    return Machines(store=store, driver=driver, lives=lives, networks=stores.networks)
+    from_image = FromImage(images=stores.images, roots=stores.roots, lib=config.lib)
+    return Machines(store=store, driver=driver, lives=lives, networks=stores.networks, from_image=from_image)
 
 
 async def _make_runtimes(

@@ -77,6 +77,9 @@ class MachineConfig(ApiStruct, frozen=True, kw_only=True):
     :ivar firmware: bios, uefi, uefi-secure, or a path of an image for QEMU's ``-bios``; empty: the
         machine's usual one.
     :ivar cdrom: an ISO image, read where it lies.
+    :ivar image: of the store, which the disk ``root`` and what boots it are made of.
+    :ivar image_disk_size: bytes of that disk; 0 lets proa choose.
+    :ivar cmd: what an ``image`` runs, in place of its own kernel, init or command.
     :ivar nics: None: one on the default network; []: none.
     :ivar headless: no display, no VNC; firmware then speaks on the serial console.
     """
@@ -90,6 +93,9 @@ class MachineConfig(ApiStruct, frozen=True, kw_only=True):
     kernel_arguments: str = ""
     disks: list[MachineDisk] | None = None
     cdrom: str = ""
+    image: str = ""
+    image_disk_size: int = 0
+    cmd: list[str] | None = None
     cloud_init: CloudInit | None = None
     nics: list[MachineNic] | None = None
     port_bindings: dict[str, list[PortBinding] | None] | None = None

@@ -16,6 +16,7 @@ import msgspec
 
 from proa.engine.filters import Filters, check_filters, match_labels, match_text
 from proa.engine.machines import request as requests
+from proa.engine.machines.from_image import FromImage
 from proa.engine.machines.lives import Lives
 from proa.engine.names import random_name
 from proa.host.cgroup_usage import Usage
@@ -58,11 +59,20 @@ class MachineChange:
 class Machines:
     """The use cases of the API."""
 
-    def __init__(self, *, store: MachineStore, driver: Driver, lives: Lives, networks: Networks) -> None:
+    def __init__(
+        self,
+        *,
+        store: MachineStore,
+        driver: Driver,
+        lives: Lives,
+        networks: Networks,
+        from_image: FromImage,
+    ) -> None:
         self._store = store
         self._driver = driver
         self._lives = lives
         self._networks = networks
+        self._from_image = from_image
 
     @property
     def lives(self) -> Lives:
@@ -113,11 +123,12 @@ class Machines:
     async def create(self, name: str, wanted: MachineConfig) -> Machine:
         """Make a machine, which takes as long as copying its disks does.
 
-        :raises InvalidParameter, NameInUse, NoSuchNetwork, Unavailable, ToolFailed: nothing is left.
+        :raises InvalidParameter, NameInUse, NoSuchNetwork, NoSuchImage, Unavailable, ToolFailed: nothing is
+            left.
         """
         name = name or random_name([one.name for one in self._store], SystemRandom())
         requests.check_name(name)
-        config = requests.complete(wanted)
+        config = requests.complete(self._from_image.complete(wanted))
         for endpoint in requests.endpoint_requests(config):
             self._networks.get(endpoint.network)
         self._driver.check(config)
@@ -132,6 +143,8 @@ class Machines:
         async with self._lives.changing(machine):
             try:
                 await self._driver.prepare(machine)
+                if config.image:
+                    machine = await self._fill(machine)
                 machine = msgspec.structs.replace(machine, state=MachineState.CREATED)
                 self._store.put(machine)
             except BaseException:
@@ -300,6 +313,16 @@ class Machines:
             self._put_config(machine, msgspec.structs.replace(machine.config, nics=left))
 
     # --- machinery ---
+
+    async def _fill(self, machine: Machine) -> Machine:
+        """Make the root disk of a machine's image. On failure its files are gone."""
+        home = self._driver.home(machine.id)
+        try:
+            config = await self._from_image.fill(machine, home)
+        except BaseException:
+            home.remove()
+            raise
+        return msgspec.structs.replace(machine, config=config)
 
     def _disk_paths(self, machine: Machine) -> Sequence[Path]:
         return [self._driver.home(machine.id).disk(disk.name) for disk in machine.config.disks or ()]

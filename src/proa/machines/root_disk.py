@@ -2,7 +2,7 @@
 """The root disk of a machine that is made of an image: one ext4 file system, without a partition table.
 
 Nothing is mounted: ``mke2fs -d`` writes the tree's files, with owners, modes, times (whole seconds), xattrs,
-hard links, devices and holes, in a confined child (``ext4_program``). What it makes is then taken as any disk.
+hard links, devices and holes, in a confined child (``ext4_program``). The result is taken as any disk is.
 
 Source: mke2fs(8).
 """
@@ -38,7 +38,7 @@ def size_for(wanted: int, content: int) -> int:
 
 
 async def make(tree: int, target: Path, *, size: int, identifier: str, user: int | None) -> None:
-    """Make the disk ``target`` (qcow2) of the directory of the descriptor ``tree``; nothing is left on failure.
+    """Make the disk ``target`` (qcow2) of the directory of the descriptor ``tree``, or leave nothing.
 
     :param identifier: the UUID of the file system.
     :param user: who rewrites it, see ``images.import_disk``.

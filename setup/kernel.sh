@@ -4,7 +4,7 @@
 #
 #   LIBDIR/kernel/vmlinuz, version (uname -r)
 #   LIBDIR/kernel/modules/NAME.ko, modules.list: what the agent loads, in order
-#   LIBDIR/kernel/machine/NAME.ko, machine.list, engine.list: what full machines of images load (machine.sh)
+#   LIBDIR/kernel/machine, engine, reader: the same for full machines of images (machine.sh)
 #
 # A kernel that is there is kept; remove LIBDIR/kernel to take the package's present version.
 set -euo pipefail
@@ -18,6 +18,8 @@ machine=(virtio_pci virtio_console virtio_blk virtio_net virtio_rng button evdev
 # What an engine in it needs for its containers: layers, bridges, filter and address translation.
 engine=(erofs overlay loop bridge veth br_netfilter tun macvlan ipvlan nf_tables nft_chain_nat nft_ct nft_masq nft_nat
     nft_redir nft_fib_inet nft_limit nft_reject_inet nft_numgen nf_conntrack_netlink nft_hash)
+# What reads the disks of others; ext4 is built in.
+reader=(xfs btrfs)
 
 stamp=$(sha256sum <"$0")
 [ "$stamp" = "$(cat "$lib/kernel/stamp" 2>/dev/null)" ] && exit 0
@@ -45,7 +47,7 @@ version=$(basename "$work"/lib/modules/*)
 depmod -b "$work" "$version"
 
 rm -rf "$lib/kernel.new"
-mkdir -p "$lib/kernel.new/modules"
+mkdir -p "$lib/kernel.new"
 cp "$work/boot/vmlinuz-$version" "$lib/kernel.new/vmlinuz"
 echo "$version" >"$lib/kernel.new/version"
 # take DIRECTORY LIST MODULE...: copy modules with what they depend on, and note them in their order.
@@ -66,7 +68,8 @@ take() {
 }
 take modules modules.list "${wanted[@]}"
 take machine machine.list "${machine[@]}"
-take machine engine.list "${engine[@]}"
+take engine engine.list "${engine[@]}"
+take reader reader.list "${reader[@]}"
 echo "$stamp" >"$lib/kernel.new/stamp"
 rm -rf "$lib/kernel"
 mv "$lib/kernel.new" "$lib/kernel"

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import subprocess
 import tarfile
 import time
 import uuid
@@ -150,3 +152,62 @@ def test_what_cannot_be_made_of_an_image(daemon: Daemon, machine: str, image: st
         assert why in done.err
         assert daemon.proa("vm", "inspect", machine, check=False).status == 1
     daemon.docker("rmi", empty, large)
+
+
+def test_what_a_machine_wrote_becomes_an_image(daemon: Daemon, machine: str, image: str) -> None:
+    create(daemon, machine, image, "--network", "none", "--root-size", "64m", "--", "serve")
+    wait_for(daemon, machine, "ready")
+    refused = daemon.proa("image", "from-vm", machine, check=False)
+    assert "stop it to make an image" in refused.err
+    daemon.proa("vm", "stop", machine)
+    back = f"{image}-back"
+    words = ("image", "from-vm", "-t", f"{back}:2", "-c", 'CMD ["/script"]', "-c", "ENV NAME=other", machine)
+    assert daemon.proa(*words).out.startswith("sha256:")
+    printed = daemon.docker("run", "--rm", "--entrypoint", "/script", f"{back}:2", check=False)
+    assert printed.status == 7
+    for line in (
+        "name other",
+        "/odd/file regular file 4751 12:34 2 0,0 7",
+        "/odd/device character special file 666 0:0 1 1,3 0",
+        "/odd/fifo fifo 600 0:0 1 0,0 0",
+        "/odd/written regular file 644 0:0 1 0,0 5",
+    ):
+        assert line in printed.out
+    config = json.loads(daemon.docker("image", "inspect", f"{back}:2").out)[0]
+    assert (config["Architecture"], config["Config"]["Cmd"]) == ("amd64", ["/script"])
+    assert len(config["RootFS"]["Layers"]) == 1
+    daemon.docker("rmi", f"{back}:2")
+
+
+def test_the_root_partition_is_found(daemon: Daemon, machine: str, tmp_path: Path) -> None:
+    """The largest file system that has an /etc; what has none is told."""
+    blank = f"b-{machine}"
+    daemon.proa("vm", "create", "--name", blank, "--disk", "1m")
+    refused = daemon.proa("image", "from-vm", blank, check=False)
+    assert "none of its disks has a root file system" in refused.err
+    daemon.proa("vm", "rm", blank)
+
+    (tmp_path / "root" / "etc").mkdir(parents=True)
+    (tmp_path / "root" / "etc" / "motd").write_text("found\n")
+    (tmp_path / "data").mkdir()
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(64 << 20)
+        for number, (start, sectors) in enumerate(((2048, 16384), (20480, 32768))):
+            file.seek(446 + 16 * number)
+            file.write(struct.pack("<B3xB3xII", 0, 0x83, start, sectors))
+        file.seek(510)
+        file.write(b"\x55\xaa")
+    for directory, start, size in (("root", 2048, "8m"), ("data", 20480, "16m")):
+        words = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(tmp_path / directory)]
+        words += ["-E", f"offset={start * 512}"]
+        subprocess.run([*words, disk, size], check=True)
+    daemon.proa("vm", "create", "--name", machine, "--disk", str(disk))
+    image = daemon.proa("image", "from-vm", machine).out.strip()
+    name = f"c-{machine}"
+    daemon.docker("create", "--name", name, image, "/none")
+    try:
+        assert daemon.docker("cp", f"{name}:/etc/motd", "-").out.count("found")
+    finally:
+        daemon.docker("rm", name)
+        daemon.docker("rmi", image)

@@ -30,6 +30,7 @@ from proa.api.registries import RegistryRoutes
 from proa.api.router import Router
 from proa.api.system import Backend as SystemBackend
 from proa.api.system import SystemRoutes
+from proa.api.vm_images import VmImageRoutes
 from proa.api.vms import Backend as VmBackend
 from proa.api.vms import VmRoutes
 from proa.api.volumes import Backend as VolumeBackend
@@ -98,6 +99,7 @@ def build_app(engine: Engine, machines: VmBackend | None = None) -> Application:
     wanted = set(ROUTES.values())
     if machines is not None:
         VmRoutes(machines).register(router)
+        VmImageRoutes(machines.to_image).register(router)
         wanted |= set(vm_routes.ROUTES.values())
     missing = wanted - router.routes
     if missing:

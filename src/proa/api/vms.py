@@ -10,6 +10,7 @@ from proa.api.request import Request
 from proa.api.response import NO_CONTENT, Response, json_response
 from proa.api.router import Router
 from proa.api.streams import detach_keys, hijack_type, pump
+from proa.api.vm_images import Backend as VmImageBackend
 from proa.engine.filters import Filters
 from proa.engine.machines.machines import MachineChange, MachineView
 from proa.host.cgroup_usage import Usage
@@ -46,6 +47,8 @@ class Backend(Protocol):
 
     @property
     def lives(self) -> LivesBackend: ...
+    @property
+    def to_image(self) -> VmImageBackend: ...
     def get(self, ref: str) -> MachineView: ...
     def list(self, filters: Filters) -> Sequence[MachineView]: ...
     def logs(self, ref: str) -> bytes: ...

@@ -29,12 +29,14 @@ from proa.engine.isolation import ISOLATION_VM, Hulls
 from proa.engine.machines.from_image import FromImage
 from proa.engine.machines.lives import Lives
 from proa.engine.machines.machines import Machines
+from proa.engine.machines.to_image import ToImage
 from proa.engine.system import HostFacts
 from proa.host.cgroup import ensure_hierarchies
 from proa.host.database import Database
 from proa.image.images import Images
 from proa.machines.dhcp import Dhcp
 from proa.machines.driver import Driver
+from proa.machines.reader import DiskReader
 from proa.machines.store import MachineStore
 from proa.model.errors import EngineError, Unavailable
 from proa.network.networks import Networks
@@ -146,7 +148,25 @@ def _make_machines(
         tasks=tasks,
     )
     from_image = FromImage(images=stores.images, roots=stores.roots, lib=config.lib)
-    return Machines(store=store, driver=driver, lives=lives, networks=stores.networks, from_image=from_image)
+    to_image = ToImage(
+        store=store,
+        lives=lives,
+        driver=driver,
+        reader=DiskReader(
+            lib=config.lib,
+            data_root=config.data_root / "machines",
+            exec_root=config.exec_root / "machines",
+        ),
+        images=stores.images,
+    )
+    return Machines(
+        store=store,
+        driver=driver,
+        lives=lives,
+        networks=stores.networks,
+        from_image=from_image,
+        to_image=to_image,
+    )
 
 
 async def _make_runtimes(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from proa.machines import images, running, seed
 from proa.machines.home import MachineHome
 from proa.machines.plan import BOARDS, Drive, Firmware, Nic, Plan, Sockets
+from proa.machines.reader import DiskReader
 from proa.machines.running import RunningMachine
 from proa.model.errors import InvalidParameter, Unavailable
 from proa.model.machine import Machine, MachineConfig, MachineDisk, MachineId
@@ -113,6 +115,12 @@ class Driver:
             found[disk.name] = (images.size_of(path), held)
         return found
 
+    def strangers(self, known: Collection[str]) -> list[MachineId]:
+        """Return what has files here and no record: what reads disks for an image, of a daemon killed."""
+        if not self._data_root.is_dir():
+            return []
+        return [MachineId(path.name) for path in self._data_root.iterdir() if path.name not in known]
+
     def remove_all_but(self, known: Collection[str]) -> None:
         """Remove directories that no record accounts for."""
         if self._data_root.is_dir():
@@ -131,6 +139,19 @@ class Driver:
     def find(self, machine_id: MachineId) -> RunningMachine | None:
         """Take up what an earlier daemon has started."""
         return running.find(machine_id, self.home(machine_id))
+
+    @asynccontextmanager
+    async def open_tar(self, machine: Machine, reader: DiskReader) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Give a tar of the root file system on a machine that is off. Raises as ``DiskReader.open_tar``."""
+        home, architecture = self.home(machine.id), platform.machine()
+        disks = [Drive(name=disk.name, path=home.disk(disk.name)) for disk in machine.config.disks or ()]
+        async with reader.open_tar(
+            disks,
+            program=self._find_qemu(architecture),
+            architecture=architecture,
+            accelerator=self._accelerator.name if self._accelerator else TCG,
+        ) as pieces:
+            yield pieces
 
     async def end_leftover(self, machine_id: MachineId) -> None:
         """End what an earlier daemon had begun to start."""

@@ -38,6 +38,11 @@ class MachineState(enum.Enum):
         """Whether there is a QEMU."""
         return self in (MachineState.RUNNING, MachineState.PAUSED)
 
+    @property
+    def is_off(self) -> bool:
+        """Whether nobody has its disks open."""
+        return self in (MachineState.CREATED, MachineState.STOPPED, MachineState.CRASHED)
+
 
 class MachineDisk(ApiStruct, frozen=True, kw_only=True):
     """A disk. With a ``source`` it begins as a copy of that image; without, it is blank.

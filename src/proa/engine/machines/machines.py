@@ -18,6 +18,7 @@ from proa.engine.filters import Filters, check_filters, match_labels, match_text
 from proa.engine.machines import request as requests
 from proa.engine.machines.from_image import FromImage
 from proa.engine.machines.lives import Lives
+from proa.engine.machines.to_image import ToImage
 from proa.engine.names import random_name
 from proa.host.cgroup_usage import Usage
 from proa.machines import snapshots
@@ -67,17 +68,24 @@ class Machines:
         lives: Lives,
         networks: Networks,
         from_image: FromImage,
+        to_image: ToImage,
     ) -> None:
         self._store = store
         self._driver = driver
         self._lives = lives
         self._networks = networks
         self._from_image = from_image
+        self._to_image = to_image
 
     @property
     def lives(self) -> Lives:
         """What starts and ends them."""
         return self._lives
+
+    @property
+    def to_image(self) -> ToImage:
+        """What makes images of them."""
+        return self._to_image
 
     # --- looking ---
 
@@ -350,8 +358,7 @@ class Machines:
 
 
 def _require_stopped(machine: Machine, what: str) -> None:
-    allowed = (MachineState.CREATED, MachineState.STOPPED, MachineState.CRASHED)
-    if machine.state not in allowed:
+    if not machine.state.is_off:
         raise WrongState(
             f"virtual machine {machine.name} is {machine.state.value}: it can be {what} only when stopped"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from proa.cli.vms import parse_disk
+from proa.cli.vm_flags import parse_disk
 from proa.model.machine import MachineDisk
 from proa.wire import vm_routes
 

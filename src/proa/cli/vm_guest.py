@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``proa vm`` at a machine that runs: its console, its screen, commands in it. Source: docs/reference/vm.md."""
+"""``proa vm`` at a machine that runs: console, screen, commands in it. Source: docs/reference/vm.md."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from proa.cli import values, vm_guest, vm_parts
+from proa.cli import values, vm_copies, vm_guest, vm_parts
 from proa.cli.context import for_each, get_client
 from proa.cli.table import print_rows, render
 from proa.cli.times import format_size
@@ -238,7 +238,7 @@ def autostart(ctx: click.Context, names: tuple[str, ...], disable: bool) -> None
     for_each(names, lambda name: client.do(routes.VM_UPDATE, body=change, id=name))
 
 
-for _command in (*vm_guest.COMMANDS, *vm_parts.GROUPS):
+for _command in (*vm_copies.COMMANDS, *vm_guest.COMMANDS, *vm_parts.GROUPS):
     vm.add_command(_command)
 
 

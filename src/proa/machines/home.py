@@ -8,6 +8,8 @@
         seed.iso                     for cloud-init
         console.log, console.log.1   what the serial console printed, bounded
 
+    <data root>/machines/.work-<random>/   files on their way in or out; cleared when a daemon starts
+
     <exec root>/machines/<short id>/ of one run; gone after a reboot of the host
         monitor, events, console, agent   sockets that QEMU listens on
         qemu.log                     QEMU's stderr

@@ -42,6 +42,13 @@ def check_name(name: str) -> None:
         )
 
 
+def check_instance(instance: str) -> str:
+    """Return the id that cloud-init knows a machine by. Raises InvalidParameter."""
+    if re.fullmatch(r"[a-zA-Z0-9.-]{1,128}", instance) is None:
+        raise InvalidParameter(f"invalid instance id: {instance!r}")
+    return instance
+
+
 def complete(config: MachineConfig) -> MachineConfig:
     """Return the configuration with names and MAC addresses filled in. Raises InvalidParameter."""
     disks = list(config.disks or ())

@@ -5,8 +5,8 @@ QEMU does it: a backup job for each disk, all begun in one transaction; what the
 copied first. The files are opened here and passed as descriptors, since QEMU may open nothing. Snapshots
 inside a disk are not copied. A job that a daemon was killed over ends by itself, in a file that nobody has.
 
-Source: QEMU QMP reference, add-fd, blockdev-add, transaction, blockdev-backup, query-jobs, job-dismiss,
-blockdev-del; QEMU docs/interop/live-block-operations.rst.
+Source: QEMU QMP reference, add-fd, query-chardev, blockdev-add, transaction, blockdev-backup, query-jobs,
+job-dismiss, blockdev-del; QEMU docs/interop/live-block-operations.rst.
 """
 
 from __future__ import annotations
@@ -66,6 +66,13 @@ async def copy_disks(monitor: Path, targets: Mapping[str, tuple[int, Path]], *, 
         finally:
             with anyio.CancelScope(shield=True):
                 await _dismiss(monitor, list(jobs.values()))
+
+
+async def has_agent(monitor: Path) -> bool:
+    """Whether somebody in the guest listens where its agent would: else asking it takes seconds."""
+    async with greeted_monitor(monitor) as session:
+        lines = await session.execute("query-chardev")
+    return any(one["label"] == "agent" and one["frontend-open"] for one in lines)
 
 
 @asynccontextmanager

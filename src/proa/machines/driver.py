@@ -11,13 +11,14 @@ import platform
 import secrets
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from proa.machines import images, running, seed
 from proa.machines.agent import frozen
 from proa.machines.archive import files_of
-from proa.machines.copying import copy_disks
+from proa.machines.copying import copy_disks, has_agent
 from proa.machines.home import MachineHome
 from proa.machines.images import SECTOR_BYTES
 from proa.machines.plan import BOARDS, Drive, Firmware, Nic, Plan, Sockets
@@ -102,11 +103,9 @@ class Driver:
         targets = {name: folder / path.name for name, path in sources.items()}
         if machine.state.is_alive:
             sizes = {name: images.header_of(path).size for name, path in sources.items()}
-            await copy_disks(
-                home.monitor,
-                {name: (sizes[name], target) for name, target in targets.items()},
-                frozen=lambda: frozen(home.run / "agent"),
-            )
+            rest = partial(frozen, home.run / "agent") if await has_agent(home.monitor) else nullcontext
+            wanted = {name: (sizes[name], target) for name, target in targets.items()}
+            await copy_disks(home.monitor, wanted, frozen=rest)
         else:
             for name, path in sources.items():
                 await images.import_disk(path, targets[name], size=0, user=qemu.user_of(machine.id))

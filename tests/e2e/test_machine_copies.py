@@ -9,8 +9,11 @@ import json
 import signal
 import subprocess
 import tarfile
+import threading
 import uuid
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +149,34 @@ def test_a_disk_that_its_qemu_has_forged_is_not_opened(daemon: Daemon, machine: 
         assert "has a backing file" in done.err
     assert inspect(daemon, machine)["State"] == "created"
     assert nothing_left(daemon)
+
+
+def test_images_by_address(daemon: Daemon, machine: str, tmp_path: Path) -> None:
+    image = tmp_path / "image.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(image), "8m"], check=True)
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/image.qcow2"
+        for source, why in (
+            (address, "a checksum is needed"),
+            (f"{address}#sha256:{'0' * 64}", f"its checksum is sha256:{digest}"),
+            (f"{address}x#sha256:{digest}", "invalid response status 404"),
+        ):
+            done = daemon.proa("vm", "create", "--name", machine, "--disk", source, check=False)
+            assert done.status == 1
+            assert why in done.err
+            assert nothing_left(daemon)
+        create(daemon, machine, "--network", "none", "--disk", f"{address}#sha256:{digest}:16m")
+        server.shutdown()
+    assert inspect(daemon, machine)["Disks"][0]["Size"] == 16 << 20
+    disc = f"{address}#sha256:{digest}"  # which is kept: the server has gone
+    create(daemon, f"{machine}-c", *LINUX, "--network", "none", "--cdrom", disc)
+    assert "reclaimed space: 0B" not in daemon.proa("vm", "prune").out
+    daemon.proa("vm", "start", f"{machine}-c")
+    daemon.proa("vm", "fork", f"{machine}-c", f"{machine}-d")
+    daemon.proa("vm", "start", f"{machine}-d")
 
 
 def test_what_a_killed_daemon_was_copying_is_cleared(daemon: Daemon, machine: str) -> None:

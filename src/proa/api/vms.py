@@ -57,6 +57,7 @@ class Backend(Protocol):
     async def open_vnc(self, ref: str) -> VncAccess: ...
     def usage(self, ref: str) -> Usage: ...
     async def disk_usage(self) -> Sequence[MachineUsage]: ...
+    async def prune_downloads(self) -> int: ...
     async def create(self, name: str, wanted: MachineConfig) -> Machine: ...
     async def rename(self, ref: str, name: str) -> None: ...
     async def remove(self, ref: str, *, force: bool) -> None: ...
@@ -92,6 +93,7 @@ class VmRoutes:
         router.add(routes.VM_RESUME, self.resume)
         router.add(routes.VM_RENAME, self.rename)
         router.add(routes.VM_UPDATE, self.update)
+        router.add(routes.VM_PRUNE, self.prune)
         router.add(routes.VM_LOGS, self.logs)
         router.add(routes.VM_CONSOLE, self.console)
         router.add(routes.VM_SCREENSHOT, self.screenshot)
@@ -226,6 +228,9 @@ class VmRoutes:
     async def delete(self, request: Request) -> Response:
         await self._backend.remove(request.params["id"], force=request.query.flag("force"))
         return NO_CONTENT
+
+    async def prune(self, request: Request) -> Response:
+        return json_response(wire.VmPruned(space_reclaimed=await self._backend.prune_downloads()))
 
     async def rename(self, request: Request) -> Response:
         await self._backend.rename(request.params["id"], request.query.text("name"))

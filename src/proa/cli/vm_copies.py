@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``proa vm fork``, ``export`` and ``import``: machines from machines. Source: docs/reference/vm.md."""
+"""``proa vm fork``, ``export``, ``import`` and ``prune``. Source: docs/reference/vm.md."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import click
 
 from proa.cli.context import get_client
 from proa.cli.progress import bar
+from proa.cli.times import format_size
 from proa.wire import vm_routes as routes
-from proa.wire.vms import VmCreated
+from proa.wire.vms import VmCreated, VmPruned
 
 _PIECE_BYTES = 1024 * 1024
 
@@ -80,10 +81,18 @@ def import_(ctx: click.Context, file: str, name: str) -> None:
     click.echo(made.name)
 
 
+@click.command()
+@click.pass_context
+def prune(ctx: click.Context) -> None:
+    """Remove the images that were fetched by address; machines that were made of them stay."""
+    done = get_client(ctx).call(routes.VM_PRUNE, returns=VmPruned)
+    click.echo(f"Total reclaimed space: {format_size(done.space_reclaimed)}")
+
+
 def _pieces(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[bytes]:
     while piece := file.read(_PIECE_BYTES):
         yield piece
         advance(len(piece))
 
 
-COMMANDS = (fork, export, import_)
+COMMANDS = (fork, export, import_, prune)

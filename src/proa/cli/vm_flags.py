@@ -11,12 +11,16 @@ import click
 from proa.cli import values
 from proa.model.machine import CloudInit, MachineDisk, MachineNic
 
+_SCHEMES = ("http://", "https://")
+
 
 def parse_disk(text: str) -> MachineDisk:
-    """Read ``[NAME=]IMAGE[:SIZE]`` or ``[NAME=]SIZE``; an image has a slash or a dot in it."""
+    """Read ``[NAME=]IMAGE[:SIZE]`` or ``[NAME=]SIZE``; an image has a slash in it or is a file here."""
     name, separator, rest = text.partition("=")
     if not separator or "/" in name:
         name, rest = "", text
+    if rest.startswith(_SCHEMES):
+        return _parse_address(name, rest)
     if "/" not in rest and not Path(rest.partition(":")[0]).is_file():
         return MachineDisk(name=name, size=values.parse_size(rest))
     source, colon, size = rest.rpartition(":")
@@ -25,7 +29,19 @@ def parse_disk(text: str) -> MachineDisk:
     return MachineDisk(name=name, source=absolute(source), size=values.parse_size(size) if size else 0)
 
 
+def _parse_address(name: str, text: str) -> MachineDisk:
+    """Read ``https://…[#sha256:…][:SIZE]``: what follows the last colon is a size when it can be one."""
+    source, _, size = text.rpartition(":")
+    is_digest = source.endswith("#sha256")
+    if not size[:1].isdigit() or "/" in size or is_digest:
+        return MachineDisk(name=name, source=text)
+    return MachineDisk(name=name, source=source, size=values.parse_size(size))
+
+
 def absolute(name: str) -> str:
+    """Return the path of a file as the daemon needs it; an address is left as it is."""
+    if name.startswith(_SCHEMES):
+        return name
     return str(Path(name).expanduser().absolute()) if name else ""
 
 

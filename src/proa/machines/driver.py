@@ -15,10 +15,13 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
+import anyio.to_thread
+
 from proa.machines import images, running, seed
 from proa.machines.agent import frozen
 from proa.machines.archive import files_of
 from proa.machines.copying import copy_disks, has_agent
+from proa.machines.downloads import Downloads, find_address
 from proa.machines.home import MachineHome
 from proa.machines.images import SECTOR_BYTES
 from proa.machines.plan import BOARDS, Drive, Firmware, Nic, Plan, Sockets
@@ -47,8 +50,15 @@ class Driver:
     """Makes and starts machines. ``accelerator`` None: this host runs none, for the ``missing`` reason."""
 
     def __init__(
-        self, data_root: Path, exec_root: Path, accelerator: Accelerator | None, missing: str = ""
+        self,
+        data_root: Path,
+        exec_root: Path,
+        accelerator: Accelerator | None,
+        missing: str = "",
+        *,
+        downloads: Downloads,
     ) -> None:
+        self._downloads = downloads
         self._data_root = data_root
         self._exec_root = exec_root
         self._accelerator = accelerator
@@ -77,6 +87,8 @@ class Driver:
         config = machine.config
         home.create()
         try:
+            if (disc := find_address(config.cdrom)) is not None:
+                await self._downloads.get(disc, home.cdrom)
             for name, source in (("kernel", config.kernel), ("initrd", config.initrd)):
                 if source:
                     await images.copy_in(Path(source), home.data / name)
@@ -134,6 +146,8 @@ class Driver:
         home.create()
         try:
             await self.copy_others(source, home.data)
+            if (disc := self.home(source.id).cdrom).exists():
+                home.cdrom.hardlink_to(disc)
             for path in await self.copy_disks(source, home.data):
                 images.check_own(path)
             await self._make_seed(machine)
@@ -184,8 +198,15 @@ class Driver:
     async def add_disk(self, machine_id: MachineId, disk: MachineDisk) -> None:
         """Make a disk. Raises InvalidParameter, Unavailable, ToolFailed; then there is none."""
         target = self.home(machine_id).disk(disk.name)
-        if disk.source:
-            user = qemu.user_of(machine_id)
+        user = qemu.user_of(machine_id)
+        if (address := find_address(disk.source)) is not None:
+            fetched = target.with_suffix(".fetched")
+            try:
+                await self._downloads.get(address, fetched)
+                await images.import_disk(fetched, target, size=disk.size, user=user)
+            finally:
+                fetched.unlink(missing_ok=True)
+        elif disk.source:
             await images.import_disk(Path(disk.source), target, size=disk.size, user=user)
         else:
             await images.create_blank(target, disk.size)
@@ -223,6 +244,10 @@ class Driver:
                 held += path.stat(follow_symlinks=False).st_blocks * SECTOR_BYTES
         snapshots = [images.header_of(home.disk(disk.name)).snapshots for disk in machine.config.disks or ()]
         return held, max(snapshots, default=0)
+
+    async def prune_downloads(self) -> int:
+        """Remove the images that were fetched; return the bytes. Machines have what they need of them."""
+        return await anyio.to_thread.run_sync(self._downloads.prune)
 
     def remove_all_but(self, known: Collection[str]) -> None:
         """Remove directories that no record accounts for."""
@@ -284,11 +309,16 @@ class Driver:
             initrd=home.data / "initrd" if config.initrd else None,
             kernel_arguments=config.kernel_arguments,
             drives=drives,
-            cdrom=Path(config.cdrom) if config.cdrom else None,
+            cdrom=self._cdrom(machine),
             nics=nics,
             headless=config.headless,
             run_as=qemu.user_of(machine.id),
         )
+
+    def _cdrom(self, machine: Machine) -> Path | None:
+        if find_address(machine.config.cdrom) is not None:
+            return self.home(machine.id).cdrom
+        return Path(machine.config.cdrom) if machine.config.cdrom else None
 
     def _find_qemu(self, architecture: str) -> Path:
         if self._accelerator is None:

@@ -6,6 +6,7 @@
         kernel, initrd, firmware     copies of what the user named
         variables.fd                 of UEFI
         seed.iso                     for cloud-init
+        cdrom.iso                    an installer that was fetched; others lie where they lie
         console.log, console.log.1   what the serial console printed, bounded
 
     <data root>/machines/.work-<random>/   files on their way in or out; cleared when a daemon starts
@@ -61,6 +62,10 @@ class MachineHome:
     @property
     def seed(self) -> Path:
         return self.data / "seed.iso"
+
+    @property
+    def cdrom(self) -> Path:
+        return self.data / "cdrom.iso"
 
     @property
     def variables(self) -> Path:

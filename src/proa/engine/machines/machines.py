@@ -130,6 +130,10 @@ class Machines:
             ]
         )
 
+    async def prune_downloads(self) -> int:
+        """Remove the images that were fetched by address; return the bytes."""
+        return await self._driver.prune_downloads()
+
     # --- making and changing ---
 
     async def create(self, name: str, wanted: MachineConfig) -> Machine:

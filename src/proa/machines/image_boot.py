@@ -92,15 +92,16 @@ def copy_out(tree: int, path: str, target: Path, *, limit: int) -> None:
         shutil.copyfileobj(source, file, 1 << 20)
 
 
-def write_initrd(base: Path, target: Path, program: Program | None) -> None:
+def write_initrd(parts: Sequence[Path], target: Path, program: Program | None) -> None:
     """Write our initial ram disk, with the program that it is to run when the image has no init.
 
     :raises InvalidParameter: the program is larger than MAX_PROGRAM_BYTES.
     """
-    shutil.copyfile(base, target)
-    target.chmod(0o600)
-    if program is not None:
-        with target.open("ab") as file:
+    with target.open("xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        for part in parts:
+            file.write(part.read_bytes())
+        if program is not None:
             file.write(archive("proa/run", describe(program)))
 
 

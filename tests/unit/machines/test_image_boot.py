@@ -102,7 +102,7 @@ def test_a_kernel_reads_the_archive(tmp_path: Path) -> None:
     """As cpio does, which knows the format."""
     base = tmp_path / "base"
     base.write_bytes(b"")
-    image_boot.write_initrd(base, tmp_path / "initrd", PROGRAM)
+    image_boot.write_initrd([base], tmp_path / "initrd", PROGRAM)
     listed = subprocess.run(
         ["cpio", "-t", "--quiet"], input=(tmp_path / "initrd").read_bytes(), capture_output=True, check=True
     )

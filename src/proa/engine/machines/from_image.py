@@ -31,6 +31,7 @@ from proa.runtime.oci.user import find_user
 from proa.runtime.vm import qemu
 from proa.storage.rootfs import Roots
 
+FOR_ENGINE = "proa.modules=engine"  # among the kernel's arguments: a container engine is to run there
 ROOT = "root"  # the disk's name, by which machine/init finds it
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "riscv64": "riscv64"}
 _STOP_SIGNAL = "TERM"
@@ -44,6 +45,7 @@ class FromImage:
         self._roots = roots
         self._kernel = lib / "kernel" / "vmlinuz"
         self._initrd = lib / "machine.cpio"
+        self._engine_modules = lib / "machine-engine.cpio"
 
     def complete(self, config: MachineConfig) -> MachineConfig:
         """Add the root disk and the architecture to what a user asks. Raises NoSuchImage,
@@ -118,13 +120,16 @@ class FromImage:
             raise InvalidParameter(
                 f"image {config.image} has no kernel, and proa's own is not for {config.architecture}"
             )
-        for path in (self._kernel, self._initrd):
+        parts = [self._initrd]
+        if FOR_ENGINE in config.kernel_arguments.split():
+            parts.append(self._engine_modules)
+        for path in (self._kernel, *parts):
             if not path.exists():
                 raise Unavailable(f"{path} is not there: run make setup")
         program = self._program(config, image, tree)
         kernel.write_bytes(self._kernel.read_bytes())
         kernel.chmod(0o600)
-        image_boot.write_initrd(self._initrd, initrd, program)
+        image_boot.write_initrd(parts, initrd, program)
         return [console, "quiet", *(["init=run"] if config.cmd else [])]
 
     def _program(self, config: MachineConfig, image: Image, tree: int) -> Program | None:

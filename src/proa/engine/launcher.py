@@ -249,6 +249,8 @@ class Launcher:
             return NetworkAttachment(host=True)
         if other.host_config.network_mode.startswith("container:"):
             return self._joined(other.host_config.network_mode.removeprefix("container:"))
+        if self._hulls[other.runtime].features.network is NetworkKind.TAP:
+            return NetworkAttachment(joins=other.id)
         attached = self._networks.find(other.id)
         if attached is None or attached.attachment.namespace is None:
             raise InvalidParameter(f"container {ref} has no network namespace that could be joined")

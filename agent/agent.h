@@ -88,6 +88,8 @@ bool seat_owns_port(char *name);
 const char *layers_disk(void);
 /* In the agent and in the main process: what CONFIGURE says of another seat's network. */
 bool seat_join_network(struct fields fields);
+/* In the main process: have /sys show it. */
+void seat_show_network(struct fields fields);
 /* CPU time of the workload, of CONFIGURE and UPDATE. */
 bool seat_limit_cpu(struct fields fields);
 

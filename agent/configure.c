@@ -136,6 +136,7 @@ void individualize(struct fields fields)
     set_names(fields);
     if (!seat_join_network(fields))
         fail_errno("the network to be shared");
+    seat_show_network(fields);
     setup_network(fields);
     set_sysctls(fields);
     if (!rootfs_prepared)

@@ -245,6 +245,17 @@ bool seat_join_network(struct fields fields)
     return done;
 }
 
+/* A sysfs shows the network of its mounter. */
+void seat_show_network(struct fields fields)
+{
+    struct field field;
+    if (!fields_find(fields, K_JOIN_SEAT, &field))
+        return;
+    if (umount2(SYSTEM, MNT_DETACH) < 0 || mount("sysfs", SYSTEM, "sysfs", KERNEL_FLAGS, NULL) < 0 ||
+        mount("cgroup", SYSTEM "/fs/cgroup", "cgroup2", KERNEL_FLAGS | MS_RDONLY, NULL) < 0)
+        fail_errno("mount /sys");
+}
+
 static bool write_group(const char *name, const char *text)
 {
     char path[64];

@@ -15,12 +15,13 @@ import msgspec
 from proa.engine.container import Container, MountPoint
 from proa.engine.limits import parse_resources, parse_security
 from proa.engine.taskspec import build_mounts
-from proa.engine.together import ISOLATION_VM, machine_of
+from proa.engine.together import machine_of
 from proa.model.config import EndpointSettings, HostConfig
 from proa.model.errors import FeatureMissing, InvalidParameter
 from proa.model.task import NetworkKind
 from proa.runtime.seam import Asked, Runtime
 
+ISOLATION_VM = "vm"
 ISOLATION_CONTAINER = "container"
 RUNTIME_SHARED = "pod"  # of containers in one virtual machine, isolation "vm:NAME"
 
@@ -120,8 +121,8 @@ class Hulls:
             raise FeatureMissing(runtime, f"a memory limit below {minimum}MB", "its kernel would not boot")
 
     def check_endpoints(self, runtime: str, endpoints: Iterable[EndpointSettings]) -> None:
-        """Raise FeatureMissing for what can only be given to a device in a namespace of the host's, and for more
-        networks than a container may be on."""
+        """Raise FeatureMissing for more networks than a container may be on, and for what can only be given
+        to a device in a namespace of the host's."""
         endpoints = tuple(endpoints)
         most = self[runtime].features.most_networks
         if most and len(endpoints) > most:
@@ -143,8 +144,8 @@ class Hulls:
             return
         if other.runtime != runtime or machine_of(other.host_config) != machine_of(host):
             raise InvalidParameter(
-                f"container {other.name} is not in the virtual machine {machine_of(host)}: its network cannot "
-                "be joined"
+                f"container {other.name} is not in the virtual machine {machine_of(host)}: its network "
+                "cannot be joined"
             )
 
     def judge(self, runtime: str, host: HostConfig, points: Sequence[MountPoint]) -> tuple[str, ...]:

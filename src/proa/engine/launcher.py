@@ -92,6 +92,8 @@ class Launcher:
                 linked=peers,
                 interface_sysctls=endpoint_sysctls(container.networking, attached.attachment.interfaces),
             )
+            if attached.attachment.joins is not None:  # whose hosts file it has
+                spec = replace(spec, hostname=self._registry.get(attached.attachment.joins).config.hostname)
             task = await runtime.create(spec)
             undo.push_async_callback(task.delete)
             await unit.bind_pending(task.attach)

@@ -8,8 +8,8 @@ import re
 from proa.model.config import HostConfig
 from proa.model.errors import InvalidParameter
 
-ISOLATION_VM = "vm"
-_MACHINE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,31}")
+_SHARED = re.compile(r"(?i:vm):(.*)", re.DOTALL)
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,31}")
 
 
 def machine_of(host: HostConfig) -> str:
@@ -17,12 +17,12 @@ def machine_of(host: HostConfig) -> str:
 
     Raises InvalidParameter for a name that it cannot have.
     """
-    kind, colon, name = host.isolation.partition(":")
-    if kind.lower() != ISOLATION_VM or not colon:
+    shared = _SHARED.fullmatch(host.isolation)
+    if shared is None:
         return ""
-    if _MACHINE.fullmatch(name) is None:
+    if _NAME.fullmatch(shared[1]) is None:
         raise InvalidParameter(
             f'invalid isolation: "{host.isolation}": the name of a virtual machine is 1 to 32 of '
             "[a-zA-Z0-9_.-], the first a letter or a digit"
         )
-    return name
+    return shared[1]

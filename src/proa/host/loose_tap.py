@@ -107,8 +107,8 @@ class LooseTap:
                     raise
 
     def move(self, name: str) -> None:
-        """Take it from its device, which is deleted, to another one, which is made (and gone with the descriptor)
-        when there is none. A program that waits for frames turns round and round for that long: a millisecond.
+        """Take it from its device, which is deleted, to another one. One that is not there is made, and goes
+        with the descriptor. A program that waits for frames turns round and round meanwhile.
 
         Blocks, for RCU. Raises OSError.
         """

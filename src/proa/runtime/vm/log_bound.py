@@ -45,9 +45,11 @@ async def _replace(home: Home, path: Path, chardev: str) -> None:
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         async with greeted_monitor(home.monitor) as monitor:
-            added = await monitor.execute("add-fd", {"opaque": "log"}, fd=fd)
+            added = await monitor.execute("add-fd", {"opaque": chardev}, fd=fd)
             file = {"out": f"/dev/fdset/{added['fdset-id']}", "append": True}
-            await monitor.execute("chardev-change", {"id": chardev, "backend": {"type": "file", "data": file}})
+            await monitor.execute(
+                "chardev-change", {"id": chardev, "backend": {"type": "file", "data": file}}
+            )
         new.rename(path)
     except BaseException:
         with contextlib.suppress(OSError):

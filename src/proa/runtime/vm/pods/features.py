@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proa.model.errors import FeatureMissing
-from proa.model.task import NetworkKind, TaskSpec
+from proa.model.task import BlockRootfs, TaskSpec
 from proa.runtime.vm import features
 from proa.runtime.vm.disks import SLOTS
 
@@ -40,11 +40,7 @@ FEATURES = replace(
 def check(spec: TaskSpec) -> None:
     """Raise FeatureMissing for a task that should have been refused when its container was created."""
     features.check(spec)
-    assert spec.network.interfaces is not None
     if len(spec.network.interfaces) > MOST_NETWORKS:
         raise FeatureMissing(NAME, "more than one network", "each of its containers has one network card")
-    if spec.rootfs is not None and len(getattr(spec.rootfs, "layers", ())) > SLOTS:
+    if isinstance(spec.rootfs, BlockRootfs) and len(spec.rootfs.layers) > SLOTS:
         raise FeatureMissing(NAME, f"an image of more than {SLOTS} layers", "its disks are divided ahead")
-
-
-assert FEATURES.network is NetworkKind.TAP

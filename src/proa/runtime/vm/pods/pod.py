@@ -7,11 +7,11 @@
         control-N               socket of the agent of seat N
         qemu.log
 
-A seat is what one container has of the machine: ports, two disks, a network card, an agent of its own. All are
-there since the template; ``plug`` puts the container's files, volumes and tap behind them, ``unplug`` takes
-them away. A file gets into QEMU, which may open none, as a descriptor (``add-fd``); a disk is a node of format raw
-whose child is replaced (``blockdev-reopen``), a port's end changes (``chardev-change``), and a tap's end, which
-QEMU holds, is moved to another device (``LooseTap``).
+A seat is what one container has of the machine: ports, two disks, a network card, an agent of its own. All
+are there since the template; ``plug`` puts the container's files, volumes and tap behind them, ``unplug``
+takes them away. A file gets into QEMU, which may open none, as a descriptor (``add-fd``); a disk is a node of
+format raw whose child is replaced (``blockdev-reopen``), a port's end changes (``chardev-change``), and the
+end of a tap, which QEMU holds, is moved to another device (``LooseTap``).
 
 Source: docs/decisions/0044-pods.md; QAPI: add-fd, blockdev-add, blockdev-reopen, chardev-change.
 """
@@ -111,9 +111,7 @@ class Pod:
     def find_free(self) -> Seat | None:
         """Return a seat to take: not one whose network others still share."""
         shared = {seat.joins for seat in self.seats if seat.use is Use.TAKEN}
-        return next(
-            (seat for seat in self.seats if seat.use is Use.FREE and seat.number not in shared), None
-        )
+        return next((seat for seat in self.seats if seat.use is Use.FREE and seat.number not in shared), None)
 
     def is_used(self) -> bool:
         return any(seat.use is Use.TAKEN for seat in self.seats)
@@ -178,7 +176,7 @@ def spare_tap(pod: str, seat: int) -> str:
 
 
 class _Plug:
-    """What is said to QEMU's monitor about one seat. Descriptors are in a set of the seat's, each with a number."""
+    """What is said to QEMU's monitor about one seat, whose mark all descriptors bear that it was given."""
 
     def __init__(self, monitor: Monitor, seat: int) -> None:
         self._monitor = monitor
@@ -219,15 +217,12 @@ class _Plug:
 
     async def close_files(self) -> None:
         for entry in await self._monitor.execute("query-fdsets"):
-            if any(fd.get("opaque") == self._mark for fd in entry["fds"]):
+            marks = (f"seat-{self._seat}", f"log-{self._seat}")  # the other one: of ``log_bound``
+            if any(fd.get("opaque") in marks for fd in entry["fds"]):
                 with contextlib.suppress(MonitorError):
                     await self._monitor.execute("remove-fd", {"fdset-id": entry["fdset-id"]})
 
     # --- machinery ---
-
-    @property
-    def _mark(self) -> str:
-        return f"seat-{self._seat}"
 
     async def _put(self, disk: str, format_options: dict[str, Any], name: str) -> None:
         """Any: JSON of QEMU's options."""
@@ -258,7 +253,7 @@ class _Plug:
         """Open a file and give it to QEMU; return the name that QEMU opens it by."""
         fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
         try:
-            added = await self._monitor.execute("add-fd", {"opaque": self._mark}, fd=fd)
+            added = await self._monitor.execute("add-fd", {"opaque": f"seat-{self._seat}"}, fd=fd)
         finally:
             os.close(fd)
         return f"/dev/fdset/{added['fdset-id']}"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``Runtime`` of containers that share a virtual machine: makes machines, gives seats, finds both again.
 
-A machine is made for the first container of its name and ended with the last. Which seats are taken is written
-nowhere but in the records of the containers, so no death of the daemon leaves two truths: the record is there
-before anything is plugged in, and is removed after all has been taken away.
+A machine is made for the first container of its name and ended with the last. Which seats are taken is
+written nowhere but in the records of the containers, so no death of the daemon leaves two truths: the record
+is there before anything is plugged in, and is removed after all has been taken away.
 
 Source: proa.runtime.seam.Runtime; docs/decisions/0044-pods.md.
 """
@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,7 @@ _FIND_TIMEOUT_S = 2 * FIND_TIMEOUT_S
 _FRESH_TIMEOUT_S = 60.0  # for an agent to end, writing what is dirty, and another to take its place
 _FRESH_ANSWER_S = 5.0
 _FRESH_PAUSE_S = 0.02
+_SYNC_TIMEOUT_S = 10.0  # for the file systems of a container that is over to be unmounted
 _LINKS = ("monitor", "qemu.log")  # of the machine, seen from the container's directory
 
 
@@ -105,6 +106,7 @@ class PodRuntime:
         self._exec_root = exec_root
         self._tasks = tasks
         self._changing = anyio.Lock()  # who is in which seat; held while a machine is made or ended
+        self._changed = anyio.Event()  # replaced each time a seat has been left
         self._pods: list[Pod] = []
         self._find_pods()
 
@@ -125,7 +127,7 @@ class PodRuntime:
         async with AsyncExitStack() as undo:
             undo.callback(home.remove)
             place = await self._take_seat(spec, spec.rootfs)
-            undo.push_async_callback(self._leave, place.pod, place.seat, spec.id)
+            undo.push_async_callback(self._leave, place.pod, place.seat, spec.id, is_synced=False)
             clone = await self._seat(spec, place, home, undo)
             undo.pop_all()
         return self._supervised(PodTask(spec.id, clone, home, spec))
@@ -166,22 +168,43 @@ class PodRuntime:
     # --- seats ---
 
     async def _take_seat(self, spec: TaskSpec, rootfs: BlockRootfs) -> _Place:
-        """Return a seat in the machine of that name, which is made when it is not there."""
-        async with self._changing:
-            pod = next((pod for pod in self._pods if pod.name == spec.machine and pod.is_used()), None)
-            joins = _seat_joined(pod, spec)
-            if pod is not None and pod.process.has_ended():
-                pod = None
-            if pod is None:
-                pod = await self._make(spec, rootfs)
-            try:
-                seat = _fitting_seat(pod, spec)
-            except BaseException:
-                await self._end_unused(pod)
-                raise
-            seat.use, seat.container, seat.joins = Use.TAKEN, spec.id, joins
-            seat.memory_bytes = max(0, spec.resources.memory_bytes)
-            return _Place(pod=pod, seat=seat, joins=joins)
+        """Return a seat in the machine of that name, which is made when it is not there.
+
+        Waits for one that is being left. Raises Unavailable when all are taken, InvalidParameter, WrongState.
+        """
+        if self._find_named(spec.machine) is None:  # seconds the first time: others need not wait
+            await self._templates.ensure(_shape_for(spec), rootfs.blank)
+        deadline = anyio.current_time() + _FRESH_TIMEOUT_S
+        while True:
+            changed = self._changed
+            async with self._changing:
+                pod = self._find_named(spec.machine)
+                joins = _seat_joined(pod, spec)
+                if pod is None:
+                    pod = await self._make(spec, rootfs)
+                try:
+                    _check_fits(pod, spec)
+                except BaseException:
+                    await self._end_unused(pod)
+                    raise
+                seat = pod.find_free()
+                if seat is not None:
+                    seat.use, seat.container, seat.joins = Use.TAKEN, spec.id, joins
+                    seat.memory_bytes = max(0, spec.resources.memory_bytes)
+                    return _Place(pod=pod, seat=seat, joins=joins)
+            is_hopeless = all(seat.use is not Use.LEAVING for seat in pod.seats)
+            if is_hopeless or anyio.current_time() > deadline:
+                raise Unavailable(
+                    f"the virtual machine {pod.name} is full: it takes {len(pod.seats)} containers"
+                )
+            with anyio.move_on_after(1.0):
+                await changed.wait()
+
+    def _find_named(self, name: str) -> Pod | None:
+        return next(
+            (pod for pod in self._pods if pod.name == name and pod.is_used() and not pod.process.has_ended()),
+            None,
+        )
 
     async def _seat(self, spec: TaskSpec, place: _Place, home: Home, undo: AsyncExitStack) -> Clone:
         """Put the container into its seat, configured."""
@@ -207,7 +230,7 @@ class PodRuntime:
             await self._configure(spec, place, layers, await guest.connect())
         return Clone(
             record=record,
-            process=self._process_of(pod, seat, spec.id),
+            process=self._process_of(pod, seat, spec.id, guest),
             fs_server=fs_server,
             guest=guest,
             console=Console(),
@@ -230,8 +253,11 @@ class PodRuntime:
             payload += u32(Key.JOIN_SEAT, place.joins)
         await channel.request(FrameType.CONFIGURE, payload, timeout_s=CONFIGURE_TIMEOUT_S)
 
-    async def _leave(self, pod: Pod, seat: Seat, container: ContainerId) -> None:
-        """Give up a seat; the machine ends when it was the last one in use. Idempotent."""
+    async def _leave(self, pod: Pod, seat: Seat, container: ContainerId, *, is_synced: bool) -> None:
+        """Give up a seat; the machine ends when it was the last one in use. Idempotent.
+
+        :param is_synced: the agent has let go of the disks; it need not be gone before they are taken away.
+        """
         with anyio.CancelScope(shield=True):
             async with self._changing:
                 if seat.container != container or seat.use is not Use.TAKEN:
@@ -239,37 +265,49 @@ class PodRuntime:
                 seat.use = Use.LEAVING
                 if await self._end_unused(pod):
                     return
-            try:
-                await _renew_agent(pod.control(seat))
-                await pod.unplug(seat)
-            except (EngineError, AgentError, OSError) as error:
-                log.warning("a seat of the virtual machine %s is lost: %s", pod.name, error)
-                seat.use = Use.BROKEN
+            if is_synced:
+                await self._trying(pod, seat, lambda: pod.unplug(seat))
+                self._tasks.start_soon(self._renew, pod, seat)
             else:
-                seat.use = Use.FREE
-            seat.container = seat.joins = None
-            seat.memory_bytes = 0
+                await self._renew(pod, seat)
+
+    async def _renew(self, pod: Pod, seat: Seat) -> None:
+        """Have a seat that was left ready for another container."""
+
+        async def renew() -> None:
+            await _renew_agent(pod.control(seat))
+            await pod.unplug(seat)
+
+        done = await self._trying(pod, seat, renew)
+        seat.container = seat.joins = None
+        seat.memory_bytes = 0
+        seat.use = Use.FREE if done else Use.BROKEN
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _trying(self, pod: Pod, seat: Seat, step: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await step()
+        except (EngineError, AgentError, OSError) as error:
+            if pod in self._pods:  # else it was ended meanwhile
+                log.warning("seat %d of the virtual machine %s is lost: %s", seat.number, pod.name, error)
+            return False
+        return True
 
     async def _end_unused(self, pod: Pod) -> bool:
         """End the machine if nobody is in it, and say whether it was so."""
         if pod.is_used():
             return False
-        await pod.end()
         if pod in self._pods:
             self._pods.remove(pod)
+        await pod.end()
         return True
 
     # --- machines ---
 
     async def _make(self, spec: TaskSpec, rootfs: BlockRootfs) -> Pod:
         """Start a machine for the first of its containers."""
-        memory = memory_for(spec.resources.memory_bytes, LEAST_MEMORY_BYTES)
-        shape = Shape(
-            memory_bytes=max(memory, LEAST_MEMORY_BYTES),
-            vcpus=min(MOST_VCPUS, os.cpu_count() or 1),
-            nics=features.MAX_SEATS,
-            seats=features.MAX_SEATS,
-        )
+        shape = _shape_for(spec)
         template = await self._templates.ensure(shape, rootfs.blank)
         identifier = secrets.token_hex(4)
         home = self._exec_root / f"{PREFIX}{identifier}"
@@ -338,10 +376,7 @@ class PodRuntime:
             for seat in free:
                 seat.use = Use.LEAVING
         for seat in free:
-            with contextlib.suppress(EngineError, AgentError, OSError):
-                await _renew_agent(pod.control(seat))
-                await pod.unplug(seat)
-                seat.use = Use.FREE
+            await self._renew(pod, seat)
 
     def _pod_named(self, directory: str) -> Pod | None:
         return next((pod for pod in self._pods if pod.home.name == directory), None)
@@ -350,10 +385,16 @@ class PodRuntime:
         pod = self._pod_named(record.pod)
         return pod, pod.find_seat(container) if pod is not None else None
 
-    def _process_of(self, pod: Pod | None, seat: Seat | None, container: ContainerId) -> SeatProcess:
+    def _process_of(
+        self, pod: Pod | None, seat: Seat | None, container: ContainerId, guest: Guest
+    ) -> SeatProcess:
         async def leave() -> None:
+            if guest.main.status is not None and guest.is_linked:
+                with anyio.move_on_after(_SYNC_TIMEOUT_S):
+                    await guest.synced.wait()
+            guest.close()  # QEMU serves one client of a port at a time
             if pod is not None and seat is not None:
-                await self._leave(pod, seat, container)
+                await self._leave(pod, seat, container, is_synced=guest.synced.is_set())
 
         return SeatProcess(pod, pod.process.pid if pod is not None else 0, leave)
 
@@ -364,7 +405,7 @@ class PodRuntime:
         server = record.fs_server
         return Clone(
             record=record,
-            process=self._process_of(*self._place_of(record, container), container),
+            process=self._process_of(*self._place_of(record, container), container, guest),
             fs_server=HostProcess.find(server.pid, server.start_time) if server is not None else None,
             guest=guest,
             console=Console(),
@@ -381,30 +422,36 @@ def _seat_joined(pod: Pod | None, spec: TaskSpec) -> int | None:
         return None
     seat = pod.find_seat(spec.network.joins) if pod is not None else None
     if seat is None:
-        raise WrongState(
-            f"container {spec.network.joins} does not run in the virtual machine {spec.machine}"
-        )
+        raise WrongState(f"container {spec.network.joins} does not run in the virtual machine {spec.machine}")
     return seat.number
 
 
-def _fitting_seat(pod: Pod, spec: TaskSpec) -> Seat:
-    """Return a free seat. Raises InvalidParameter for a container that does not fit, Unavailable."""
+def _shape_for(spec: TaskSpec) -> Shape:
+    """Return the machine that is made for the first container."""
+    memory = memory_for(spec.resources.memory_bytes, LEAST_MEMORY_BYTES)
+    return Shape(
+        memory_bytes=max(memory, LEAST_MEMORY_BYTES),
+        vcpus=min(MOST_VCPUS, os.cpu_count() or 1),
+        nics=features.MAX_SEATS,
+        seats=features.MAX_SEATS,
+    )
+
+
+def _check_fits(pod: Pod, spec: TaskSpec) -> None:
+    """Raise InvalidParameter for a container whose limits the machine cannot hold."""
     usable = usable_bytes(pod.state.memory_bytes)
     given = sum(seat.memory_bytes for seat in pod.seats)
     if spec.resources.memory_bytes > usable - given:
         raise InvalidParameter(
-            f"the virtual machine {pod.name} has {usable // MIB}MB for its containers, of which {given // MIB}MB "
-            f"are promised: a memory limit of {spec.resources.memory_bytes // MIB}MB does not fit"
+            f"the virtual machine {pod.name} has {usable // MIB}MB for its containers, of which "
+            f"{given // MIB}MB are promised: a memory limit of {spec.resources.memory_bytes // MIB}MB "
+            "does not fit"
         )
     if spec.resources.cpus > pod.state.vcpus:
         raise InvalidParameter(
             f"Range of CPUs is from 0.01 to {pod.state.vcpus}.00, as there are only {pod.state.vcpus} CPUs "
             f"available in the virtual machine {pod.name}"
         )
-    seat = pod.find_free()
-    if seat is None:
-        raise Unavailable(f"the virtual machine {pod.name} is full: it takes {len(pod.seats)} containers")
-    return seat
 
 
 async def _renew_agent(control: Path) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container in a shared machine as the engine's task: the VM hull's, but that QEMU is not its own.
 
-What ends with it is its seat, not QEMU; what stands still in a pause is its control group in the guest, not the
-machine; its share of the processors is held by that group too.
+What ends with it is its seat, not QEMU; what stands still in a pause is its control group in the guest, not
+the machine; its share of the processors is held by that group too.
 """
 
 from __future__ import annotations
@@ -39,21 +39,29 @@ class SeatProcess(HostProcess):
         self._pod = pod
         self._leave = leave
         self._leaving = anyio.Lock()
-        self._has_left = False
+        self._left = anyio.Event()
 
     async def wait(self) -> None:
-        if self._pod is not None:
-            await self._pod.process.wait()
+        if self._pod is None:
+            return
+        async with anyio.create_task_group() as racing:
+            for over in (self._pod.process.wait, self._left.wait):
+                racing.start_soon(_first, over, racing.cancel_scope)
 
     def kill(self) -> None:
-        """The machine is not this container's to kill: what its agent was told it will do when it comes to."""
+        """The machine is not this container's to kill: its agent was told, and will do it in time."""
         log.warning("a container of a shared virtual machine takes long to be killed")
 
     async def end(self) -> None:
         async with self._leaving:
-            if not self._has_left:
+            if not self._left.is_set():
                 await self._leave()
-            self._has_left = True
+            self._left.set()
+
+
+async def _first(over: Callable[[], Awaitable[None]], others: anyio.CancelScope) -> None:
+    await over()
+    others.cancel()
 
 
 class PodTask(VmTask):

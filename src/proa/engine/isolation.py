@@ -140,12 +140,15 @@ class Hulls:
     def check_joined(self, runtime: str, host: HostConfig, other: Container) -> None:
         """Raise InvalidParameter when a container's network is out of reach of one in a virtual machine, or
         the other way round."""
-        if self[runtime].features.network is NetworkKind.NAMESPACE:
+        kinds = [self[name].features.network for name in (runtime, other.runtime)]
+        if NetworkKind.TAP not in kinds:
             return
-        if other.runtime != runtime or machine_of(other.host_config) != machine_of(host):
+        machine = machine_of(host)
+        if not machine:
+            raise InvalidParameter(f"container {other.name} has no network namespace that could be joined")
+        if machine_of(other.host_config) != machine:
             raise InvalidParameter(
-                f"container {other.name} is not in the virtual machine {machine_of(host)}: its network "
-                "cannot be joined"
+                f"container {other.name} is not in the virtual machine {machine}: its network cannot be joined"
             )
 
     def judge(self, runtime: str, host: HostConfig, points: Sequence[MountPoint]) -> tuple[str, ...]:

@@ -187,9 +187,20 @@ def _seats(machine: Machine) -> Iterator[str]:
 def _seat_disk(name: str, *, read_only: bool) -> Iterator[str]:
     """A disk whose file can be replaced: the device holds a node of format raw, whose child changes."""
     read = {"read-only": "on" if read_only else "off"}
-    nothing = {"driver": "null-co", "node-name": f"{name}-nothing", "size": PLACEHOLDER_BYTES}
-    yield from ("-blockdev", option_of(values={**nothing, "read-zeroes": "on", **read}))
-    node = {"driver": "raw", "node-name": f"{name}-node", "file": f"{name}-nothing", **read}
+    nothing: dict[str, str | int | Path] = {
+        "driver": "null-co",
+        "node-name": f"{name}-nothing",
+        "size": PLACEHOLDER_BYTES,
+        "read-zeroes": "on",
+        **read,
+    }
+    yield from ("-blockdev", option_of(values=nothing))
+    node: dict[str, str | int | Path] = {
+        "driver": "raw",
+        "node-name": f"{name}-node",
+        "file": f"{name}-nothing",
+        **read,
+    }
     yield from ("-blockdev", option_of(values=node if read_only else {**node, "discard": "unmap"}))
     yield from ("-device", option("virtio-blk-device", id=name, drive=f"{name}-node"))
 

@@ -148,7 +148,8 @@ class Hulls:
             raise InvalidParameter(f"container {other.name} has no network namespace that could be joined")
         if machine_of(other.host_config) != machine:
             raise InvalidParameter(
-                f"container {other.name} is not in the virtual machine {machine}: its network cannot be joined"
+                f"container {other.name} is not in the virtual machine {machine}: "
+                "its network cannot be joined"
             )
 
     def judge(self, runtime: str, host: HostConfig, points: Sequence[MountPoint]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -200,3 +201,40 @@ def test_nothing_is_left_of_a_start_that_the_daemon_did_not_survive(pods: Pods) 
         pods.daemon.start()
         pods.daemon.docker("rm", "-f", "pods-cut", check=False)
         until(lambda: len(pods.machines()) == 1, "a machine without containers")
+
+
+def test_memory_is_promised_once(pods: Pods) -> None:
+    pods.made.append("pods-large")
+    pods.run("-d", "--name", "pods-large", "-m", "700m", "busybox", "sleep", "10000")
+    got = pods.run("--rm", "-m", "400m", "busybox", "true", check=False)
+    assert got.status == 125 and "promised" in got.err
+    pods.daemon.restart()
+    more = pods.daemon.docker("update", "-m", "2g", "--memory-swap", "-1", "pods-large", check=False)
+    assert "does not fit" in more.err
+    pods.daemon.docker("update", "-m", "64m", "--memory-swap", "-1", "pods-large")
+    assert pods.exec("pods-large", "cat", "/sys/fs/cgroup/memory.max") == "67108864"
+    pods.run("--rm", "-m", "400m", "busybox", "true")
+
+
+def test_all_end_when_their_machine_dies_and_come_back_as_their_policies_say(pods: Pods) -> None:
+    docker = pods.daemon.docker
+    pods.made += ["pods-one", "pods-other"]
+    for name in ("pods-one", "pods-other"):
+        docker(
+            "run", "-d", "--name", name, "--isolation", "vm:dies", "--restart", "on-failure",
+            "busybox", "sleep", "10000",
+        )  # fmt: skip
+    first = pods.boot_id("pods-one")
+    os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", "pods-one").out), signal.SIGKILL)
+
+    def is_back(name: str) -> bool:
+        return docker(
+            "exec", name, "cat", "/proc/sys/kernel/random/boot_id", check=False
+        ).out.strip() not in (
+            "",
+            first,
+        )
+
+    until(lambda: is_back("pods-one") and is_back("pods-other"), "they did not come back")
+    assert pods.boot_id("pods-one") == pods.boot_id("pods-other")
+    docker("rm", "-f", "pods-one", "pods-other")

@@ -12,8 +12,15 @@ from proa.model.errors import InvalidParameter
 
 @pytest.mark.parametrize(
     ("isolation", "name"),
-    [("", ""), ("vm", ""), ("container", ""), ("vm:a", "a"), ("VM:Web.1_x-y", "Web.1_x-y"), (f"vm:{'x' * 32}", "x" * 32)],
-)  # fmt: skip
+    [
+        ("", ""),
+        ("vm", ""),
+        ("container", ""),
+        ("vm:a", "a"),
+        ("VM:Web.1_x-y", "Web.1_x-y"),
+        (f"vm:{'x' * 32}", "x" * 32),
+    ],
+)
 def test_a_name(isolation: str, name: str) -> None:
     assert machine_of(HostConfig(isolation=isolation)) == name
 

@@ -32,11 +32,12 @@ import msgspec
 
 from proa.host.foreign_fd import take_fd
 from proa.host.loose_tap import LooseTap
+from proa.model.errors import InvalidParameter
 from proa.model.ids import ContainerId
 from proa.model.task import BlockRootfs, TaskSpec
 from proa.runtime.vm.disks import SLOT_BYTES, plan_layers, vmdk_descriptor
 from proa.runtime.vm.home import Home, Pid
-from proa.runtime.vm.machine import PLACEHOLDER_BYTES
+from proa.runtime.vm.machine import MIB, PLACEHOLDER_BYTES, usable_bytes
 from proa.runtime.vm.messages import LayerExtent
 from proa.runtime.vm.monitor import Monitor, MonitorError, greeted_monitor
 from proa.runtime.vm.qemu import HostProcess
@@ -115,6 +116,24 @@ class Pod:
 
     def is_used(self) -> bool:
         return any(seat.use is Use.TAKEN for seat in self.seats)
+
+    def check_fits(self, memory_limit_bytes: int, cpus: float, *, seat: Seat | None = None) -> None:
+        """Raise InvalidParameter for limits that cannot be held beside those of the others.
+
+        :param seat: whose limits are to be replaced.
+        """
+        usable = usable_bytes(self.state.memory_bytes)
+        given = sum(each.memory_bytes for each in self.seats if each is not seat)
+        if memory_limit_bytes > usable - given:
+            raise InvalidParameter(
+                f"the virtual machine {self.name} has {usable // MIB}MB for its containers, of which "
+                f"{given // MIB}MB are promised: a memory limit of {memory_limit_bytes // MIB}MB does not fit"
+            )
+        if cpus > self.state.vcpus:
+            raise InvalidParameter(
+                f"Range of CPUs is from 0.01 to {self.state.vcpus}.00, as there are only "
+                f"{self.state.vcpus} CPUs available in the virtual machine {self.name}"
+            )
 
     def write(self) -> None:
         (self.home / "state.json").write_bytes(msgspec.json.encode(self.state))

@@ -52,7 +52,7 @@ from proa.runtime.vm.clone import (
 )
 from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
-from proa.runtime.vm.machine import MIB, Incoming, Machine, Ports, Shape, memory_for, usable_bytes
+from proa.runtime.vm.machine import MIB, Incoming, Machine, Ports, Shape, memory_for
 from proa.runtime.vm.messages import LayerExtent
 from proa.runtime.vm.pods import features
 from proa.runtime.vm.pods.pod import PREFIX, Pod, Seat, State, Use, spare_tap
@@ -130,7 +130,7 @@ class PodRuntime:
             undo.push_async_callback(self._leave, place.pod, place.seat, spec.id, is_synced=False)
             clone = await self._seat(spec, place, home, undo)
             undo.pop_all()
-        return self._supervised(PodTask(spec.id, clone, home, spec))
+        return self._supervised(PodTask(spec.id, clone, home, spec, place.pod))
 
     async def find(self, container_id: ContainerId) -> Task | None:
         home = Home(self._exec_root, container_id)
@@ -141,8 +141,8 @@ class PodRuntime:
         clone = self._clone_of(home, record, container_id)
         if pod is None or seat is None or home.read_exit() is not None:
             clone.guest.main.link_down()
-            return self._supervised(PodTask(container_id, clone, home, None))
-        task = PodTask(container_id, clone, home, None)
+            return self._supervised(PodTask(container_id, clone, home, None, pod))
+        task = PodTask(container_id, clone, home, None, pod)
         try:
             with anyio.fail_after(_FIND_TIMEOUT_S):
                 has_begun = await task.take_up()
@@ -183,7 +183,7 @@ class PodRuntime:
                 if pod is None:
                     pod = await self._make(spec, rootfs)
                 try:
-                    _check_fits(pod, spec)
+                    pod.check_fits(spec.resources.memory_bytes, spec.resources.cpus)
                 except BaseException:
                     await self._end_unused(pod)
                     raise
@@ -224,6 +224,8 @@ class PodRuntime:
                 log_chardev=f"log-{seat.number}",
                 pod=pod.home.name,
                 seat=seat.number,
+                memory_limit_bytes=seat.memory_bytes,
+                joins=seat.joins,
             )
             home.write(record)
             layers = await pod.plug(seat, spec, home, fs_fd)
@@ -316,10 +318,7 @@ class PodRuntime:
             undo.callback(shutil.rmtree, home, ignore_errors=True)
             with contextlib.ExitStack() as inherited:
                 state = inherited.enter_context(template.state_file.open("rb"))
-                taps = [LooseTap(spare_tap(identifier, seat)) for seat in range(shape.seats)]
-                for tap in taps:
-                    inherited.callback(tap.close)
-                fds = [tap.fd for tap in taps]
+                fds = [_open_tap(spare_tap(identifier, seat), inherited) for seat in range(shape.seats)]
 
                 def plan(ports: Ports) -> Machine:
                     return Machine(
@@ -364,6 +363,7 @@ class PodRuntime:
             if record is not None and pod is not None and 0 <= record.seat < len(pod.seats):
                 seat = pod.seats[record.seat]
                 seat.use, seat.container = Use.TAKEN, container
+                seat.memory_bytes, seat.joins = record.memory_limit_bytes, record.joins
         for pod in list(self._pods):
             self._tasks.start_soon(self._settle, pod)
 
@@ -437,21 +437,14 @@ def _shape_for(spec: TaskSpec) -> Shape:
     )
 
 
-def _check_fits(pod: Pod, spec: TaskSpec) -> None:
-    """Raise InvalidParameter for a container whose limits the machine cannot hold."""
-    usable = usable_bytes(pod.state.memory_bytes)
-    given = sum(seat.memory_bytes for seat in pod.seats)
-    if spec.resources.memory_bytes > usable - given:
-        raise InvalidParameter(
-            f"the virtual machine {pod.name} has {usable // MIB}MB for its containers, of which "
-            f"{given // MIB}MB are promised: a memory limit of {spec.resources.memory_bytes // MIB}MB "
-            "does not fit"
-        )
-    if spec.resources.cpus > pod.state.vcpus:
-        raise InvalidParameter(
-            f"Range of CPUs is from 0.01 to {pod.state.vcpus}.00, as there are only {pod.state.vcpus} CPUs "
-            f"available in the virtual machine {pod.name}"
-        )
+def _open_tap(name: str, held: contextlib.ExitStack) -> int:
+    """Make a tap that goes with its descriptor. Raises Unavailable."""
+    try:
+        tap = LooseTap(name)
+    except OSError as error:
+        raise Unavailable(f"a virtual machine needs taps: {error}") from error
+    held.callback(tap.close)
+    return tap.fd
 
 
 async def _renew_agent(control: Path) -> None:

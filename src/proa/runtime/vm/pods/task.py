@@ -11,11 +11,15 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import anyio
+import msgspec
 
-from proa.model.errors import FeatureMissing, Internal, Unavailable
-from proa.model.task import Resources
+from proa.model.errors import FeatureMissing, Internal, Unavailable, WrongState
+from proa.model.ids import ContainerId
+from proa.model.task import Resources, TaskSpec
 from proa.runtime.vm import limits, messages
 from proa.runtime.vm.channel import AgentError
+from proa.runtime.vm.clone import Clone
+from proa.runtime.vm.home import Home
 from proa.runtime.vm.pods import features
 from proa.runtime.vm.pods.pod import Pod
 from proa.runtime.vm.protocol import Fields, FrameType, Key, u32, u64
@@ -65,7 +69,16 @@ async def _first(over: Callable[[], Awaitable[None]], others: anyio.CancelScope)
 
 
 class PodTask(VmTask):
-    """The task. Made by ``PodRuntime``."""
+    """The task. Made by ``PodRuntime``.
+
+    :param pod: None when the machine is gone.
+    """
+
+    def __init__(
+        self, container_id: ContainerId, clone: Clone, home: Home, spec: TaskSpec | None, pod: Pod | None
+    ) -> None:
+        super().__init__(container_id, clone, home, spec)
+        self._pod = pod
 
     async def pause(self) -> None:
         self._require_running()
@@ -80,7 +93,10 @@ class PodTask(VmTask):
     async def update(self, resources: Resources) -> None:
         self._require_running()
         record = self._clone.record
-        limits.check_update(resources, memory_bytes=record.memory_bytes, vcpus=record.vcpus)
+        seat = self._pod.find_seat(self.id) if self._pod is not None else None
+        if self._pod is None or seat is None:
+            raise WrongState(f"container {self.id} is not running")
+        self._pod.check_fits(resources.memory_bytes, resources.cpus, seat=seat)
         if limits.around_qemu(_in_guest(resources), record.vcpus) is not None:
             raise FeatureMissing(
                 features.NAME, "such a limit", "it would hold for all containers of the virtual machine"
@@ -90,6 +106,9 @@ class PodTask(VmTask):
             await self._guest.channel.request(FrameType.UPDATE, payload + cpu_limits(resources))
         except AgentError as error:
             raise Internal(f"the virtual machine could not change the limits: {error.message}") from error
+        seat.memory_bytes = max(0, resources.memory_bytes)
+        self._clone.record = msgspec.structs.replace(record, memory_limit_bytes=seat.memory_bytes)
+        self._home.write(self._clone.record)
 
     async def take_up(self) -> bool:
         try:

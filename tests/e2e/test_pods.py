@@ -228,12 +228,8 @@ def test_all_end_when_their_machine_dies_and_come_back_as_their_policies_say(pod
     os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", "pods-one").out), signal.SIGKILL)
 
     def is_back(name: str) -> bool:
-        return docker(
-            "exec", name, "cat", "/proc/sys/kernel/random/boot_id", check=False
-        ).out.strip() not in (
-            "",
-            first,
-        )
+        got = docker("exec", name, "cat", "/proc/sys/kernel/random/boot_id", check=False)
+        return got.status == 0 and got.out.strip() != first
 
     until(lambda: is_back("pods-one") and is_back("pods-other"), "they did not come back")
     assert pods.boot_id("pods-one") == pods.boot_id("pods-other")

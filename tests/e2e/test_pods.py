@@ -234,3 +234,17 @@ def test_all_end_when_their_machine_dies_and_come_back_as_their_policies_say(pod
     until(lambda: is_back("pods-one") and is_back("pods-other"), "they did not come back")
     assert pods.boot_id("pods-one") == pods.boot_id("pods-other")
     docker("rm", "-f", "pods-one", "pods-other")
+
+
+@pytest.mark.parametrize("delay_s", [0.05, 0.15])
+def test_an_end_that_the_daemon_did_not_survive_is_finished(pods: Pods, delay_s: float) -> None:
+    pods.made.append("pods-gone")
+    pods.run("-d", "--name", "pods-gone", "busybox", "sleep", "10000")
+    command = [DOCKER, "--host", pods.daemon.host, "rm", "-f", "pods-gone"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        time.sleep(delay_s)
+        pods.daemon.stop(signal.SIGKILL)
+    pods.daemon.start()
+    pods.daemon.docker("rm", "-f", "pods-gone", check=False)
+    assert "pods-gone" not in pods.daemon.docker("ps", "-a").out
+    assert pods.exec("pods-web", "echo", "alive") == "alive"

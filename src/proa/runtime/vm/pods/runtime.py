@@ -138,8 +138,12 @@ class PodRuntime:
         if record is None:
             return None
         pod, seat = self._place_of(record, container_id)
-        clone = self._clone_of(home, record, container_id)
-        if pod is None or seat is None or home.read_exit() is not None:
+        is_over = pod is None or seat is None or home.read_exit() is not None
+        if pod is not None and seat is not None and not is_over:
+            with contextlib.suppress(Unavailable):  # then ``take_up`` will say more
+                is_over = await _is_fresh(pod.control(seat))
+        clone = self._clone_of(home, record, container_id, is_over=is_over)
+        if is_over:
             clone.guest.main.link_down()
             return self._supervised(PodTask(container_id, clone, home, None, pod))
         task = PodTask(container_id, clone, home, None, pod)
@@ -158,7 +162,7 @@ class PodRuntime:
         record = home.read()
         with anyio.CancelScope(shield=True):
             if record is not None:
-                clone = self._clone_of(home, record, container_id)
+                clone = self._clone_of(home, record, container_id, is_over=True)
                 await clone.process.end()
                 if clone.fs_server is not None:
                     await clone.fs_server.end()
@@ -386,7 +390,13 @@ class PodRuntime:
         return pod, pod.find_seat(container) if pod is not None else None
 
     def _process_of(
-        self, pod: Pod | None, seat: Seat | None, container: ContainerId, guest: Guest
+        self,
+        pod: Pod | None,
+        seat: Seat | None,
+        container: ContainerId,
+        guest: Guest,
+        *,
+        is_over: bool = False,
     ) -> SeatProcess:
         async def leave() -> None:
             if guest.main.status is not None and guest.is_linked:
@@ -396,16 +406,17 @@ class PodRuntime:
             if pod is not None and seat is not None:
                 await self._leave(pod, seat, container, is_synced=guest.synced.is_set())
 
-        return SeatProcess(pod, pod.process.pid if pod is not None else 0, leave)
+        pid = pod.process.pid if pod is not None else 0
+        return SeatProcess(None if is_over else pod, pid, leave)
 
-    def _clone_of(self, home: Home, record: Record, container: ContainerId) -> Clone:
+    def _clone_of(self, home: Home, record: Record, container: ContainerId, *, is_over: bool) -> Clone:
         guest = Guest(
             home.control, tty=record.tty, open_stdin=record.open_stdin, stdin_once=record.stdin_once
         )
         server = record.fs_server
         return Clone(
             record=record,
-            process=self._process_of(*self._place_of(record, container), container, guest),
+            process=self._process_of(*self._place_of(record, container), container, guest, is_over=is_over),
             fs_server=HostProcess.find(server.pid, server.start_time) if server is not None else None,
             guest=guest,
             console=Console(),
@@ -445,6 +456,28 @@ def _open_tap(name: str, held: contextlib.ExitStack) -> int:
         raise Unavailable(f"a virtual machine needs taps: {error}") from error
     held.callback(tap.close)
     return tap.fd
+
+
+async def _is_fresh(control: Path) -> bool:
+    """Tell whether no container has been given to a seat's agent: what was there before is over.
+
+    One that is just being replaced hears nothing of what its predecessor was told, so it is asked anew.
+
+    :raises Unavailable: there is no answer.
+    """
+    deadline = anyio.current_time() + _FIND_TIMEOUT_S
+    while True:
+        channel = await Channel.connect(control, _Unheard())
+        try:
+            answer = await channel.request(
+                FrameType.HELLO, messages.hello(protocol.VERSION), timeout_s=_FRESH_ANSWER_S
+            )
+            return answer.number(Key.FRESH) != 0
+        except (OutcomeUnknown, Unavailable, AgentError) as error:
+            if anyio.current_time() > deadline:
+                raise Unavailable("the container's agent does not answer") from error
+        finally:
+            channel.close()
 
 
 async def _renew_agent(control: Path) -> None:

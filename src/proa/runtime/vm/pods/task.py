@@ -7,7 +7,6 @@ the machine; its share of the processors is held by that group too.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -26,8 +25,6 @@ from proa.runtime.vm.protocol import Fields, FrameType, Key, u32, u64
 from proa.runtime.vm.qemu import HostProcess
 from proa.runtime.vm.task import FIND_TIMEOUT_S, VmTask
 
-log = logging.getLogger(__name__)
-
 _DEFAULT_PERIOD_US = 100_000
 _DEFAULT_SHARES, _DEFAULT_WEIGHT = 1024, 100
 
@@ -35,6 +32,7 @@ _DEFAULT_SHARES, _DEFAULT_WEIGHT = 1024, 100
 class SeatProcess(HostProcess):
     """What a task takes for its QEMU: it ends when the machine does, and ending it gives up the seat.
 
+    :param pod: None when what ran there is over.
     :param leave: gives up the seat; called once.
     """
 
@@ -44,17 +42,18 @@ class SeatProcess(HostProcess):
         self._leave = leave
         self._leaving = anyio.Lock()
         self._left = anyio.Event()
+        self._killed = anyio.Event()
 
     async def wait(self) -> None:
         if self._pod is None:
             return
         async with anyio.create_task_group() as racing:
-            for over in (self._pod.process.wait, self._left.wait):
+            for over in (self._pod.process.wait, self._left.wait, self._killed.wait):
                 racing.start_soon(_first, over, racing.cancel_scope)
 
     def kill(self) -> None:
-        """The machine is not this container's to kill: its agent was told, and will do it in time."""
-        log.warning("a container of a shared virtual machine takes long to be killed")
+        """The machine is not this container's to kill: it ends when its seat is given up."""
+        self._killed.set()
 
     async def end(self) -> None:
         async with self._leaving:

@@ -137,11 +137,13 @@ def launch(
     pass_fds: Collection[int] = (),
     log: Path | None = None,
     exit_record: Path | None = None,
+    seats: int = 0,
 ) -> HostProcess:
     """Start QEMU with its sockets ``monitor``, ``control``, ``console`` and its ``qemu.log`` in ``home``.
 
     :param plan: makes the machine, given what stands behind its ports.
     :param pass_fds: more descriptors that the machine names; they stay open here.
+    :param seats: as in ``Shape``; a socket ``control-N`` is made for each.
     :raises ToolFailed: QEMU cannot be executed.
     """
     with contextlib.ExitStack() as stack:
@@ -150,6 +152,7 @@ def launch(
         console = stack.enter_context(listen(home / "console"))
         stderr = os.open(home / "qemu.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         stack.callback(os.close, stderr)
+        seat_fds = [stack.enter_context(listen(home / f"control-{n}")).fileno() for n in range(seats)]
         ports = Ports(
             monitor_fd=monitor.fileno(),
             control_fd=control.fileno(),
@@ -157,8 +160,9 @@ def launch(
             fs_fd=fs_fd,
             log=log,
             exit_record=exit_record,
+            seat_fds=seat_fds,
         )
-        inherited = [monitor.fileno(), control.fileno(), console.fileno(), *pass_fds]
+        inherited = [monitor.fileno(), control.fileno(), console.fileno(), *seat_fds, *pass_fds]
         if fs_fd is not None:
             inherited.append(fs_fd)
         child = process.spawn_now(

@@ -334,7 +334,7 @@ class PodRuntime:
                         begins=Incoming(state_fd=state.fileno()),
                         ports=ports,
                         taps=fds,
-                        run_as=qemu.user_of(identifier),
+                        run_as=qemu.rights_of(identifier, home, self._tools.qemu_version),
                     )
 
                 child = qemu.launch(home, plan, pass_fds=(state.fileno(), *fds), seats=shape.seats)

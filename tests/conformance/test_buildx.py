@@ -143,6 +143,18 @@ def test_ssh(daemon: Daemon, build: Build, tmp_path: Path) -> None:
         assert "there" in build(text, "--ssh", f"default={path}")
 
 
+def test_no_cache_of_a_stage(build: Build) -> None:
+    """docker build: --no-cache-filter"""
+    text = (
+        "FROM busybox AS one\nRUN echo 1 >/f\nFROM busybox AS Two\nRUN echo 2 >/f\n"
+        "FROM busybox\nCOPY --from=one /f /1\nCOPY --from=two /f /2\n"
+    )
+    build(text)
+    assert build(text).count("CACHED") == 4
+    again = build(text, "--no-cache-filter", "two")
+    assert again.count("CACHED") == 3
+
+
 def test_output(daemon: Daemon, environment: None, tag: str, tmp_path: Path) -> None:
     """docker build: -o DIRECTORY, type=tar, type=cacheonly"""
     (tmp_path / "Dockerfile").write_text(

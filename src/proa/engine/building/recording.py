@@ -7,6 +7,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 from proa.build.cache import CachedStep, step_key
+from proa.build.parser import Stage
 from proa.engine.building.attending import StageWatch
 from proa.engine.building.state import StageState, now_text
 from proa.engine.building.surroundings import Surroundings, Tools
@@ -24,8 +25,16 @@ class Recorder:
     """Of one stage being built. What is found or stored is entered in the stage's state."""
 
     def __init__(
-        self, tools: Tools, around: Surroundings, session: Session, voice: Voice, watch: StageWatch
+        self,
+        tools: Tools,
+        around: Surroundings,
+        stage: Stage,
+        session: Session,
+        voice: Voice,
+        watch: StageWatch,
     ) -> None:
+        request = around.request
+        self._asks_cache = not (request.no_cache or stage.name in request.no_cache_stages)
         self._tools = tools
         self._around = around
         self._session = session
@@ -45,7 +54,7 @@ class Recorder:
 
         :param layered: the step may have a layer.
         """
-        if self._around.request.no_cache:
+        if not self._asks_cache:
             return None
         known = self._tools.cache.find(key)
         if known is None:

@@ -36,6 +36,7 @@ class BuildRequest:
     :ivar build_args: None for a value that the client did not have.
     :ivar host: limits, network and the like of the containers that run steps.
     :ivar credentials: by registry, as the client wrote it.
+    :ivar no_cache_stages: names of stages, in small letters, whose steps are not looked for in the cache.
     :ivar secrets: for ``RUN --mount=type=secret``, by id.
     :ivar contexts: named contexts; streams are taken after the build's own context, in their order.
     :ivar entitlements: of ENTITLEMENTS, those the client allows.
@@ -56,6 +57,7 @@ class BuildRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     target: str = ""
     no_cache: bool = False
+    no_cache_stages: frozenset[str] = frozenset()
     cache_from: tuple[str, ...] = ()
     pull: bool = False
     remove: bool = True

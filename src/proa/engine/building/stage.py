@@ -72,7 +72,7 @@ class StageBuild:
         self._stage = stage
         self._voice = voice
         self._watch = watch
-        self._recorder = Recorder(tools, around, session, voice, watch)
+        self._recorder = Recorder(tools, around, stage, session, voice, watch)
         voice.listener = watch.pull
 
     async def run(self) -> StageState:

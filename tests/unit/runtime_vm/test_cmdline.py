@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from proa.runtime.vm.cmdline import option, render
-from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, Shape
+from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, RunAs, Shape
 
 SHAPE = Shape(memory_bytes=256 << 20, vcpus=2, nics=1)
 DEVICES = [
@@ -52,7 +52,7 @@ def clone() -> Machine:
         layers=Disk(path=Path("/x/layers.vmdk"), is_vmdk=True, read_only=True),
         kept=Disk(path=Path("/w.ext4")),
         taps=("tap-a",),
-        run_as=4711,
+        run_as=RunAs(uid=4711, root=Path("/h,1"), has_run_with=False),
     )
 
 
@@ -100,6 +100,9 @@ def test_a_clone() -> None:
     assert values(words, "-incoming") == ["defer"]
     assert "-kernel" not in words
     assert values(words, "-runas") == ["4711:4711"]
+    assert values(words, "-chroot") == ["/h,1"]
+    newer = RunAs(uid=4711, root=Path("/h,1"), has_run_with=True)
+    assert values(render(replace(clone(), run_as=newer)), "-run-with") == ["chroot=/h,,1"]
     assert values(words, "-netdev") == ["tap,id=net0,ifname=tap-a,script=no,downscript=no,vnet_hdr=on"]
     assert values(words, "-blockdev") == [
         "driver=vmdk,node-name=layers-node,read-only=on,discard=ignore,"

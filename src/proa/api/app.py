@@ -20,6 +20,8 @@ from proa.api.execs import Backend as ExecBackend
 from proa.api.execs import ExecRoutes
 from proa.api.files import Backend as FileBackend
 from proa.api.files import CommitBackend, FileRoutes
+from proa.api.forking import Backend as ForkingBackend
+from proa.api.forking import ForkingRoutes
 from proa.api.images import Backend as ImageBackend
 from proa.api.images import ImageRoutes
 from proa.api.networks import Backend as NetworkBackend
@@ -34,7 +36,7 @@ from proa.api.vms import Backend as VmBackend
 from proa.api.vms import VmRoutes
 from proa.api.volumes import Backend as VolumeBackend
 from proa.api.volumes import VolumeRoutes
-from proa.wire import vm_routes
+from proa.wire import own_routes, vm_routes
 from proa.wire.routes import ROUTES
 
 
@@ -75,8 +77,10 @@ class Engine(Protocol):
     def builds(self) -> Builds: ...
 
 
-def build_app(engine: Engine, machines: VmBackend | None = None) -> Application:
-    """Register every route; those of machines only with ``machines``.
+def build_app(
+    engine: Engine, machines: VmBackend | None = None, forking: ForkingBackend | None = None
+) -> Application:
+    """Register every route; those of machines only with ``machines``, so with ``forking``.
 
     Raises AssertionError when one of ``proa.wire.routes`` has no handler.
     """
@@ -99,6 +103,9 @@ def build_app(engine: Engine, machines: VmBackend | None = None) -> Application:
     if machines is not None:
         VmRoutes(machines).register(router)
         wanted |= set(vm_routes.ROUTES.values())
+    if forking is not None:
+        ForkingRoutes(forking).register(router)
+        wanted |= set(own_routes.ROUTES.values())
     missing = wanted - router.routes
     if missing:
         raise AssertionError(f"routes without a handler: {sorted(route.path for route in missing)}")

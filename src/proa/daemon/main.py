@@ -66,7 +66,7 @@ async def run(config: Config) -> None:
             for host in config.hosts
             for listener in await open_listeners(host, group=config.group, tls=tls)
         ]
-        await group.start(serve, build_app(engine, engine.machines), listeners)
+        await group.start(serve, build_app(engine, engine.machines, engine.forking), listeners)
         await engine.restore.start_wanted()
         await engine.machines.lives.start_wanted()
         for host in config.hosts:

@@ -24,6 +24,7 @@ from proa.engine.creation import Creation
 from proa.engine.events import EventBus
 from proa.engine.execs import Execs
 from proa.engine.files import Files
+from proa.engine.forking import Forking
 from proa.engine.guest_files import GuestFiles
 from proa.engine.health_checks import HealthChecks
 from proa.engine.images import Images
@@ -68,6 +69,7 @@ class Engine:
     builds: Builds
     system: System
     restore: Restore
+    forking: Forking
     machines: Machines | None = None  # the daemon adds them
 
 
@@ -166,6 +168,15 @@ def build_engine(
             images=stores.images,
             roots=stores.roots,
             shipping=shipping,
+        ),
+        forking=Forking(
+            registry=registry,
+            units=units,
+            launcher=launcher,
+            lifecycle=lifecycle,
+            removal=removal,
+            events=events,
+            containers_dir=stores.containers_dir,
         ),
     )
 

@@ -37,7 +37,7 @@ from proa.model.task import Namespaces, NetworkAttachment, NetworkKind
 from proa.network.attach import Attached
 from proa.network.files import addresses_of, hosts_change, peer_moved
 from proa.network.networks import Networks
-from proa.runtime.seam import FileTask, Task
+from proa.runtime.seam import FileTask, ForkingRuntime, Task
 from proa.storage.rootfs import Roots
 from proa.storage.volumes import Volumes
 
@@ -98,6 +98,42 @@ class Launcher:
             await task.start()
             undo.pop_all()
         return Launched(task=task, endpoints=attached.endpoints, ports=attached.ports)
+
+    async def fork(self, source: Task, container: Container) -> Launched:
+        """Make a task that is the running copy of another; on failure nothing is left, and the source runs.
+
+        Raises FeatureMissing and what the drivers raise.
+        """
+        runtime = self._hulls[container.runtime]
+        if not isinstance(runtime, ForkingRuntime):
+            raise cannot_fork(container)
+        async with AsyncExitStack() as undo:
+            rootfs = await self._roots.prepare(container.id, container.layers, runtime.features.rootfs)
+            undo.push_async_callback(self._roots.release, container.id)
+            attached = await self._attach(container, runtime.features.network)
+            undo.push_async_callback(self._networks.detach, container.id)
+            spec = build_task_spec(
+                container,
+                rootfs=rootfs,
+                network=attached.attachment,
+                files=self._etc_files(container, attached.endpoints),
+                namespaces=Namespaces(),
+            )
+            task = await runtime.fork(source, spec)
+            undo.pop_all()
+        return Launched(task=task, endpoints=attached.endpoints, ports=attached.ports)
+
+    def check_fork(self, container: Container) -> None:
+        """Raise FeatureMissing for a container that cannot be copied while it runs."""
+        if not isinstance(self._hulls[container.runtime], ForkingRuntime):
+            raise cannot_fork(container)
+        shared = [point.destination for point in container.mounts if point.type != "tmpfs"]
+        if shared:
+            raise FeatureMissing(
+                container.runtime,
+                f"forking a container with a volume or bind mount ({', '.join(shared)})",
+                "what its programs have open there is known to the server of these files alone",
+            )
 
     @contextlib.asynccontextmanager
     async def serve_files(self, container: Container, *, mounted: bool) -> AsyncIterator[FileTask]:
@@ -319,3 +355,10 @@ class Launcher:
 
 def _attached(attachment: NetworkAttachment) -> Attached:
     return Attached(attachment=attachment, endpoints=(), ports=())
+
+
+def cannot_fork(container: Container) -> FeatureMissing:
+    """Return the error for a hull whose programs have no kernel of their own."""
+    return FeatureMissing(
+        container.runtime, "forking", "only a virtual machine can be copied while it runs (--isolation vm)"
+    )

@@ -27,13 +27,19 @@ def copy(source: Path, target: Path) -> None:
     incoming = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
     with contextlib.ExitStack() as undo:
         undo.callback(incoming.unlink, missing_ok=True)
-        with source.open("rb") as old, incoming.open("xb") as new:
+        with incoming.open("xb") as new:
             incoming.chmod(0o600)
-            if not _clone(old.fileno(), new.fileno()):
-                os.truncate(new.fileno(), os.fstat(old.fileno()).st_size)
-                for start, data in iter_data(old.fileno()):
-                    os.pwrite(new.fileno(), data, start)
+            fill(source, new.fileno())
         incoming.rename(target)
+
+
+def fill(source: Path, target: int) -> None:
+    """Copy a file into an open one that is nothing but a hole so far. Blocks, and raises, as ``copy``."""
+    with source.open("rb") as old:
+        if not _clone(old.fileno(), target):
+            os.truncate(target, os.fstat(old.fileno()).st_size)
+            for start, data in iter_data(old.fileno()):
+                os.pwrite(target, data, start)
 
 
 def iter_data(fd: int) -> Iterator[tuple[int, bytes]]:

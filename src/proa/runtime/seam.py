@@ -284,3 +284,19 @@ class Runtime(Protocol):
     async def forget(self, container_id: ContainerId) -> None:
         """Clean up what a task that cannot be found may have left (half-made create). Idempotent."""
         ...
+
+
+@runtime_checkable
+class ForkingRuntime(Runtime, Protocol):
+    """A runtime whose running tasks can be copied, with their memory and their processes."""
+
+    async def fork(self, source: Task, spec: TaskSpec) -> Task:
+        """Make a running copy of a running task, which goes on; it stands still for a moment only.
+
+        :param spec: of the copy: the source's but for id, names, networks, log and root file system. What is
+            written to the latter is copied from the source's.
+
+        On failure nothing is left behind and the source runs. Raises WrongState, StartFailed,
+        InvalidParameter, Unavailable, Internal.
+        """
+        ...

@@ -22,6 +22,7 @@ from proa.runtime.seam import Features, Task
 from proa.runtime.vm import features, limits
 from proa.runtime.vm.accel import Accelerator, guest_of
 from proa.runtime.vm.clone import Clone, Tools, make_clone
+from proa.runtime.vm.forking import Original, make_fork
 from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
 from proa.runtime.vm.image_template import ImageTemplate, ImageTemplates
@@ -112,10 +113,27 @@ class VmRuntime:
             undo.pop_all()
         return self._supervised(VmTask(spec.id, clone, home, spec))
 
+    async def fork(self, source: Task, spec: TaskSpec) -> Task:
+        features.check(spec)
+        if not isinstance(source, VmTask) or not isinstance(spec.rootfs, BlockRootfs):
+            raise InvalidParameter("only a virtual machine can become another one")
+        self._check_taps(spec)
+        home = Home(self._exec_root, spec.id)
+        async with AsyncExitStack() as undo:
+            home.create()
+            undo.callback(home.remove)
+            original = Original(clone=source.clone, home=source.home)
+            clone = await make_fork(original, spec, self._tools, home, undo)
+            undo.pop_all()
+        return self._supervised(VmTask(spec.id, clone, home, None))
+
     async def find(self, container_id: ContainerId) -> Task | None:
         home = Home(self._exec_root, container_id)
         record = home.read()
         if record is None:
+            return None
+        if record.is_unfinished:
+            await self.forget(container_id)
             return None
         process = _find_process(record.qemu)
         if process is None:

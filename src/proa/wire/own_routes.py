@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of containers that are proa's own, which the Docker Engine API does not have.
+
+Source: docs/reference/containers-proa.yaml.
+"""
+
+from __future__ import annotations
+
+from proa.wire.routes import Route
+
+CONTAINER_FORK = Route("POST", "/containers/{id}/fork")
+
+ROUTES: dict[str, Route] = {name: value for name, value in globals().items() if isinstance(value, Route)}

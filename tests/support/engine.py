@@ -44,7 +44,7 @@ from proa.network.networks import Networks
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
 from proa.storage.volumes import Volumes
-from tests.support.fake_runtime import FEATURES, FakeRuntime, World
+from tests.support.fake_runtime import FEATURES, FakeForkingRuntime, FakeRuntime, World
 from tests.support.stage import Killed, Stage
 
 TIMEOUT_S = 5.0  # a thousand times what a test takes
@@ -384,7 +384,8 @@ class Ground:
     ) -> Daemon:
         bus = EventBus()
         names = runtimes or {
-            name: FakeRuntime(self.world, stage, name=name, features=FEATURES) for name in ("crun", "vm")
+            "crun": FakeRuntime(self.world, stage, name="crun", features=FEATURES),
+            "vm": FakeForkingRuntime(self.world, stage, name="vm", features=FEATURES),
         }
         stores = Stores(
             db=db,

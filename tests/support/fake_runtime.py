@@ -32,7 +32,7 @@ from proa.model.task import (
     TaskSpec,
     TaskStats,
 )
-from proa.runtime.seam import Features, StreamId
+from proa.runtime.seam import Features, StreamId, Task
 from tests.support.stage import Stage
 
 SIGKILL = 9
@@ -423,6 +423,18 @@ class FakeRuntime:
     async def forget(self, container_id: ContainerId) -> None:
         await self._stage.act("forget")
         _clear(self._world, container_id)
+
+
+class FakeForkingRuntime(FakeRuntime):
+    """One that copies what runs: the copy runs the same program from its beginning."""
+
+    async def fork(self, source: Task, spec: TaskSpec) -> FakeTask:
+        await self._stage.act("fork")
+        if source.id not in self._world.traces:
+            raise AssertionError(f"task {source.id} is gone")
+        task = await self.create(spec)
+        await task.start()
+        return task
 
 
 def _clear(world: World, container_id: ContainerId) -> None:

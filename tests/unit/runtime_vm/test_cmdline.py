@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from proa.runtime.vm.cmdline import option, render
-from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, Shape
+from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, Shape, Standing
 
 SHAPE = Shape(memory_bytes=256 << 20, vcpus=2, nics=1)
 DEVICES = [
@@ -121,3 +121,12 @@ def test_commas_are_doubled_once() -> None:
 def test_a_tap_may_be_inherited() -> None:
     words = render(replace(clone(), taps=(7,)))
     assert values(words, "-netdev") == ["tap,id=net0,fd=7"]
+
+
+def test_a_copy_waits_for_the_state_of_its_devices_alone() -> None:
+    words = render(replace(clone(), begins=Standing(), memory_file=Path("/proc/self/fd/9")))
+    assert values(words, "-device") == DEVICES
+    assert values(words, "-incoming") == ["defer"]
+    assert "-S" in words
+    assert "migration.send-configuration=off" in values(words, "-global")
+    assert values(words, "-M")[0].endswith(",suppress-vmdesc=on")

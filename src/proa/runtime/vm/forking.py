@@ -220,13 +220,20 @@ async def _load(monitor: Monitor, state: Path, nics: int) -> None:
     finally:
         os.close(fd)
     state.unlink()
-    with anyio.move_on_after(LOAD_TIMEOUT_S) as waiting:
-        while (await monitor.execute("query-status"))["status"] == "inmigrate":
-            await anyio.sleep(0.001)
-    if waiting.cancelled_caught:
-        raise Unavailable(f"QEMU did not take the state of the machine within {LOAD_TIMEOUT_S:g} s")
+    await _wait_for_state(monitor)
     await _plug(monitor, nics, is_in=False)  # the original's address must not be heard from two places
     await monitor.execute("cont")
+
+
+async def _wait_for_state(monitor: Monitor) -> None:
+    """Until QEMU has read it; when it cannot, it ends."""
+    with anyio.move_on_after(LOAD_TIMEOUT_S):
+        while True:
+            status = await monitor.execute("query-status")
+            if status["status"] != "inmigrate":
+                return
+            await anyio.sleep(0.001)
+    raise Unavailable(f"QEMU did not take the state of the machine within {LOAD_TIMEOUT_S:g} s")
 
 
 async def _plug(monitor: Monitor, nics: int, *, is_in: bool) -> None:

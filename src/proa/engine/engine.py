@@ -100,16 +100,7 @@ def build_engine(
     shipping = LogShipping(registry=registry, units=units, tasks=tasks)
     launcher = _build_launcher(stores, registry=registry, hulls=hulls)
     lifecycle = _build_lifecycle(registry, units, launcher, execs, shipping, events, tasks)
-    removal = Removal(
-        registry=registry,
-        units=units,
-        lifecycle=lifecycle,
-        roots=stores.roots,
-        volumes=stores.volumes,
-        images=stores.images,
-        events=events,
-    )
-    lifecycle.on_auto_remove = removal.remove_automatically
+    removal = _build_removal(stores, registry, units, lifecycle, events)
     queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
     removal.on_removed = execs.forget_container
     creation = _build_creation(stores, registry, hulls, events, facts.default_log)
@@ -179,6 +170,22 @@ def build_engine(
             containers_dir=stores.containers_dir,
         ),
     )
+
+
+def _build_removal(
+    stores: Stores, registry: Registry, units: Units, lifecycle: Lifecycle, events: EventBus
+) -> Removal:
+    removal = Removal(
+        registry=registry,
+        units=units,
+        lifecycle=lifecycle,
+        roots=stores.roots,
+        volumes=stores.volumes,
+        images=stores.images,
+        events=events,
+    )
+    lifecycle.on_auto_remove = removal.remove_automatically
+    return removal
 
 
 def _make_builds(

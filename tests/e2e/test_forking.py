@@ -145,8 +145,8 @@ def test_the_copy_is_a_container_like_any_other(family: Family, name: str) -> No
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--isolation", "container"), "only a virtual machine can be copied while it runs"),
-        (("--isolation", "vm", "-v", "/data"), "forking a container with a volume or bind mount (/data)"),
+        (("--isolation", "container"), "only what runs in a virtual machine can be copied"),
+        (("--isolation", "vm", "-v", "/data"), "with a volume or bind mount (/data)"),
     ],
 )
 def test_what_cannot_be_copied_is_refused(
@@ -155,6 +155,6 @@ def test_what_cannot_be_copied_is_refused(
     daemon.docker("create", "--name", name, *options, "busybox", "sleep", "1000")
     refused = daemon.proa("fork", name, check=False)
     assert refused.status == 1
-    assert refused.err.startswith("Error response from daemon: fork")
+    assert refused.err.startswith("Error response from daemon: copying or saving a running container")
     assert why in refused.err
     assert daemon.docker("ps", "-aq", "--filter", f"name={name}").out.count("\n") == 1

@@ -43,6 +43,7 @@ from proa.network.attach import Attached
 from proa.network.networks import Networks
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
+from proa.storage.snapshots import Snapshots
 from proa.storage.volumes import Volumes
 from tests.support.fake_runtime import FEATURES, FakeForkingRuntime, FakeRuntime, World
 from tests.support.stage import Killed, Stage
@@ -399,6 +400,7 @@ class Ground:
             build_trees=cast(BuildTrees, None),
             context_layers=cast(Layers, None),
             git=Git(),
+            snapshots=Snapshots(self.root / "snapshots"),
         )
         hulls = Hulls(
             names, container_runtime="crun", default_isolation="container", missing={"runc": "gone"}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from proa import __version__
@@ -30,6 +31,8 @@ from proa.api.refusals import RefusedRoutes
 from proa.api.registries import Backend as RegistryBackend
 from proa.api.registries import RegistryRoutes
 from proa.api.router import Router
+from proa.api.snapshots import Backend as SnapshotBackend
+from proa.api.snapshots import SnapshotRoutes
 from proa.api.system import Backend as SystemBackend
 from proa.api.system import SystemRoutes
 from proa.api.vm_copies import VmCopyRoutes
@@ -78,10 +81,16 @@ class Engine(Protocol):
     def builds(self) -> Builds: ...
 
 
-def build_app(
-    engine: Engine, machines: VmBackend | None = None, forking: ForkingBackend | None = None
-) -> Application:
-    """Register every route; those of machines only with ``machines``, so with ``forking``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """The use cases behind the routes of containers that are proa's own."""
+
+    forking: ForkingBackend
+    snapshots: SnapshotBackend
+
+
+def build_app(engine: Engine, machines: VmBackend | None = None, own: Own | None = None) -> Application:
+    """Register every route; those of machines only with ``machines``, our own of containers with ``own``.
 
     Raises AssertionError when one of ``proa.wire.routes`` has no handler.
     """
@@ -105,8 +114,9 @@ def build_app(
         VmRoutes(machines).register(router)
         VmCopyRoutes(machines.copies).register(router)
         wanted |= set(vm_routes.ROUTES.values())
-    if forking is not None:
-        ForkingRoutes(forking).register(router)
+    if own is not None:
+        ForkingRoutes(own.forking).register(router)
+        SnapshotRoutes(own.snapshots).register(router)
         wanted |= set(own_routes.ROUTES.values())
     missing = wanted - router.routes
     if missing:

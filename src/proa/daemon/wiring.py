@@ -31,12 +31,14 @@ from proa.engine.machines.machines import Machines
 from proa.engine.system import HostFacts
 from proa.host.cgroup import ensure_hierarchies
 from proa.host.database import Database
+from proa.image.catalog import LayerRecord
 from proa.image.images import Images
 from proa.machines.dhcp import Dhcp
 from proa.machines.downloads import UNUSED_S, Downloads
 from proa.machines.driver import Driver
 from proa.machines.store import MachineStore
 from proa.model.errors import EngineError, Unavailable
+from proa.model.ids import Digest
 from proa.network.networks import Networks
 from proa.runtime.oci.cdi import DeviceSpecs
 from proa.runtime.oci.runtime import OciRuntime, find_runtimes
@@ -45,6 +47,7 @@ from proa.runtime.vm.accel import Accelerator, probe_accelerator
 from proa.runtime.vm.runtime import VmRuntime
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
+from proa.storage.snapshots import Snapshots
 from proa.storage.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -72,7 +75,8 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             events=lambda action, actor, attributes: events.publish("image", action, actor, attributes),
         )
         build_cache = BuildCache(db)
-        images.store.kept_elsewhere = build_cache.layers
+        snapshots = Snapshots(config.data_root / "snapshots")
+        images.store.kept_elsewhere = lambda: [*build_cache.layers(), *_layers_of(snapshots)]
         await images.open()
         networks = Networks(db=db, exec_root=config.exec_root, tasks=tasks)
         await networks.open()
@@ -98,6 +102,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             ),
             userns=userns,
             git=Git(),
+            snapshots=snapshots,
         )
         runtimes, missing, accelerator = await _make_runtimes(config, tasks)
         facts = HostFacts(
@@ -134,6 +139,11 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
         machines = _make_machines(config, stores, driver, events, tasks)
         engine.restore.attached_elsewhere = machines.lives.alive_ids
         yield replace(engine, machines=machines)
+
+
+def _layers_of(snapshots: Snapshots) -> list[LayerRecord]:
+    """Return what snapshots need of images: the layers alone, not the blobs that they came as."""
+    return [LayerRecord(diff_id=layer, blob=Digest("")) for layer in snapshots.layers()]
 
 
 def _make_machines(

@@ -40,6 +40,7 @@ from proa.engine.registries import Registries
 from proa.engine.registry import Registry
 from proa.engine.removal import Removal
 from proa.engine.restore import Restore
+from proa.engine.snapshots import Snapshots
 from proa.engine.system import HostFacts, System
 from proa.engine.unit import Units
 from proa.engine.updates import Updates
@@ -51,6 +52,7 @@ from proa.model.config import LogConfig
 from proa.network.networks import Networks as NetworkStore
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
+from proa.storage.snapshots import Snapshots as SnapshotStore
 from proa.storage.volumes import Volumes as VolumeStore
 
 
@@ -70,6 +72,7 @@ class Engine:
     system: System
     restore: Restore
     forking: Forking
+    snapshots: Snapshots
     machines: Machines | None = None  # the daemon adds them
 
 
@@ -88,6 +91,7 @@ class Stores:
     build_trees: BuildTrees
     context_layers: Layers
     git: Git
+    snapshots: SnapshotStore
     userns: UserNamespaces = field(default_factory=UserNamespaces)
 
 
@@ -101,6 +105,15 @@ def build_engine(
     launcher = _build_launcher(stores, registry=registry, hulls=hulls)
     lifecycle = _build_lifecycle(registry, units, launcher, execs, shipping, events, tasks)
     removal = _build_removal(stores, registry, units, lifecycle, events)
+    forking = Forking(
+        registry=registry,
+        units=units,
+        launcher=launcher,
+        lifecycle=lifecycle,
+        removal=removal,
+        events=events,
+        containers_dir=stores.containers_dir,
+    )
     queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
     removal.on_removed = execs.forget_container
     creation = _build_creation(stores, registry, hulls, events, facts.default_log)
@@ -160,14 +173,14 @@ def build_engine(
             roots=stores.roots,
             shipping=shipping,
         ),
-        forking=Forking(
+        forking=forking,
+        snapshots=Snapshots(
+            store=stores.snapshots,
             registry=registry,
-            units=units,
+            hulls=hulls,
             launcher=launcher,
-            lifecycle=lifecycle,
-            removal=removal,
-            events=events,
-            containers_dir=stores.containers_dir,
+            forking=forking,
+            networks=stores.networks,
         ),
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from proa.engine.unit import Unit, Units
 from proa.model.config import EndpointIpamConfig, HostConfig, PortBinding
 from proa.model.errors import WrongState
 from proa.model.ids import ContainerId, new_id
+from proa.model.task import TaskSpec
+from proa.runtime.seam import Runtime, Task
 
 
 class Forking:
@@ -61,14 +63,30 @@ class Forking:
         Raises NoSuchContainer, WrongState, NameInUse, InvalidParameter, FeatureMissing; then nothing is left.
         """
         source = self._registry.get(ref)
-        self._launcher.check_fork(source)
-        task = self._units[source.id].task
-        if source.state is not State.RUNNING or task is None:
-            raise WrongState(f"container {source.id} is {source.state.value}, it must run to be forked")
+        runtime = self._launcher.get_forking(source)
+        task = self.get_running(source)
+        return await self.bring_up(source, name, lambda _, spec: runtime.fork(task, spec))
+
+    def get_running(self, container: Container) -> Task:
+        """Return the task of one that runs. Raises WrongState."""
+        task = self._units[container.id].task
+        if container.state is not State.RUNNING or task is None:
+            raise WrongState(f"container {container.id} is {container.state.value}, it must be running")
+        return task
+
+    async def bring_up(
+        self, source: Container, name: str, begin: Callable[[Runtime, TaskSpec], Awaitable[Task]]
+    ) -> Created:
+        """Make a container whose program goes on from where another's was.
+
+        :param source: the other's record; ``begin`` makes the task.
+
+        Raises NameInUse, InvalidParameter and what ``begin`` raises; then nothing is left.
+        """
         copy = self._add(source, name)
 
         async def launch(_: Unit, container: Container) -> Launched:
-            return await self._launcher.fork(task, container)
+            return await self._launcher.go_on(container, begin)
 
         unit = self._units[copy.id]
         try:

@@ -15,15 +15,18 @@ import itertools
 import mmap
 import os
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 _ENTRY_BYTES = 8
 _PRESENT, _SWAPPED, _OF_FILE = 0x80, 0x40, 0x20  # bits 63, 62 and 61 of an entry, in its highest byte
 _OWN = bytes(bool(byte & (_PRESENT | _SWAPPED)) and not byte & _OF_FILE for byte in range(256))
 _RUN = re.compile(b"\1+")
 _PIECE_BYTES = 1 << 20
+_RECORD = struct.Struct("<QQ")  # offset and length, before each piece in a file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +134,28 @@ def copy_changed(source: MappedFile, target: MappedFile) -> int:
         target.write(offset, data)
         copied += len(data)
     return copied
+
+
+def save_changed(source: MappedFile, file: BinaryIO) -> None:
+    """Write what a process has changed to a file, for ``load_changed``. Blocks. Raises OSError."""
+    for offset, data in source.read(source.changed()):
+        file.write(_RECORD.pack(offset, len(data)))
+        file.write(data)
+
+
+def load_changed(file: BinaryIO, target: MappedFile) -> None:
+    """Make a process see what ``save_changed`` has written. Blocks.
+
+    :raises OSError: the file is cut short, or the process cannot be written to.
+    """
+    for span in target.changed():  # few: what it has changed so far is undone
+        target.write(span.offset, os.pread(target.fd, span.length, span.offset))
+    while header := file.read(_RECORD.size):
+        offset, length = _RECORD.unpack(header) if len(header) == _RECORD.size else (0, 0)
+        data = file.read(length) if 0 < length <= _PIECE_BYTES else b""
+        if not data or len(data) != length:
+            raise OSError(errno.EIO, "the pages of the memory are cut short")
+        target.write(offset, data)
 
 
 def _find_areas(proc: Path, name: str) -> tuple[str, list[_Area]]:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
-from proa.api.app import build_app
+from proa.api.app import Own, build_app
 from proa.api.errors import RequestError
+from proa.api.snapshots import Backend as SnapshotBackend
 from proa.engine.container import State
 from proa.engine.creation import Created
 from proa.engine.events import Event
@@ -500,7 +501,9 @@ class FakeForking:
 
 
 async def test_fork() -> None:
-    async with connected(build_app(FakeEngine(), forking=FakeForking())) as client:
+    async with connected(
+        build_app(FakeEngine(), own=Own(forking=FakeForking(), snapshots=cast(SnapshotBackend, None)))
+    ) as client:
         reply = await client.request("POST", f"/v1.51/containers/{ID}/fork?name=copy")
         assert (reply.status, reply.json()) == (201, {"Id": "c" * 64, "Warnings": ["called copy"]})
         assert (await client.request("POST", "/containers/nobody/fork")).status == 404

@@ -93,7 +93,7 @@ async def test_refusals_make_nothing(ground: Ground) -> None:
         with pytest.raises(NoSuchContainer):
             await fork(daemon)
         await daemon.create(host=VM)
-        with pytest.raises(WrongState, match="is created, it must run"):
+        with pytest.raises(WrongState, match="is created, it must be running"):
             await fork(daemon)
         await daemon.engine.containers.start("web")
         with pytest.raises(NameInUse):
@@ -108,7 +108,7 @@ async def test_refusals_make_nothing(ground: Ground) -> None:
         with pytest.raises(FeatureMissing, match=r"volume or bind mount \(/data\)"):
             await fork(daemon)
         await daemon.run("other")
-        with pytest.raises(FeatureMissing, match="only a virtual machine"):
+        with pytest.raises(FeatureMissing, match="only what runs in a virtual machine"):
             await daemon.engine.forking.fork("other", "copy")
         assert {container.name for container in daemon.engine.containers.registry} == {"web", "other"}
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,6 +71,20 @@ class Original:
     home: Home
 
 
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine that is to go on from another's state must have in common with it."""
+
+    memory_bytes: int
+    vcpus: int
+    nics: int
+    is_new: bool  # as of ``BlockRootfs``: behind which disk of the guest's the writable one is
+    disk_bytes: int
+
+
+# Gives a machine memory and disk (an open file, still a hole), and leaves the devices' state at the path.
+Fill = Callable[[MappedFile, int, Path], Awaitable[None]]
+
+
 async def make_fork(
     original: Original, spec: TaskSpec, tools: Tools, home: Home, undo: AsyncExitStack
 ) -> Clone:
@@ -81,60 +96,95 @@ async def make_fork(
     :raises StartFailed, Internal: QEMU or the agent could not do it.
     """
     record = original.clone.record
-    shape = _shape_of(record, spec)
+    with contextlib.closing(map_memory(record.qemu.pid)) as theirs:
+
+        async def fill(ours: MappedFile, disk_fd: int, state: Path) -> None:
+            def copy_rest() -> None:
+                copy_changed(theirs, ours)
+                sparse.fill(Path(record.writable), disk_fd)
+
+            await take_out(original, state, copy_rest)
+
+        return await make_copy(saved_of(record), spec, theirs.fd, fill, tools, home, undo)
+
+
+async def make_copy(
+    saved: Saved, spec: TaskSpec, memory_fd: int, fill: Fill, tools: Tools, home: Home, undo: AsyncExitStack
+) -> Clone:
+    """Bring up a machine that goes on from what ``fill`` gives it, as another.
+
+    :param memory_fd: the file that its memory begins with.
+    :raises StartFailed, Internal, InvalidParameter: it could not be done.
+    """
+    shape = _shape_of(saved, spec)
     assert isinstance(spec.rootfs, BlockRootfs)  # checked by the runtime
-    rootfs = replace(spec.rootfs, is_new=record.is_new)
+    rootfs = replace(spec.rootfs, is_new=saved.is_new)
     spec = replace(spec, rootfs=rootfs)
     layers = plan_layers(rootfs, home.path / "layers.vmdk")
     if layers.descriptor:
         (home.path / "layers.vmdk").write_text(layers.descriptor)
     with contextlib.ExitStack() as opened:
-        theirs = opened.enter_context(contextlib.closing(_map(record.qemu.pid)))
-        disk_fd = _make_disk(Path(record.writable), rootfs.writable)
+        disk_fd = _make_disk(rootfs.writable, saved.disk_bytes)
         opened.callback(os.close, disk_fd)
-        child = _launch(spec, shape, layers, tools, home, theirs.fd)
+        child = _launch(spec, shape, layers, tools, home, memory_fd)
         undo.push_async_callback(end, child)
-        new_record = record_of(spec, shape, child, None)
-        home.write(msgspec.structs.replace(new_record, is_unfinished=True))
+        record = record_of(spec, shape, child, None)
+        home.write(msgspec.structs.replace(record, is_unfinished=True))
         console = Console()
         undo.callback(console.close)
         guest = guest_of(spec, home)
         undo.callback(guest.close)
         with explained(home, console):
             await console.connect(home.path)
-            await enclose(spec, shape, new_record, undo)
+            await enclose(spec, shape, record, undo)
             async with greeted_monitor(home.monitor) as monitor:
-                ours = opened.enter_context(contextlib.closing(_map(child.pid)))
-                await _copy(original, theirs, ours, disk_fd, home.path / "state")
+                ours = opened.enter_context(contextlib.closing(map_memory(child.pid)))
+                await fill(ours, disk_fd, home.path / "state")
                 await _load(monitor, home.path / "state", shape.nics)
                 await _identify(guest, spec)
                 await _plug(monitor, shape.nics, is_in=True)
-    home.write(new_record)
-    return Clone(record=new_record, process=child, fs_server=None, guest=guest, console=console)
+    home.write(record)
+    return Clone(record=record, process=child, fs_server=None, guest=guest, console=console)
 
 
-def _shape_of(record: Record, spec: TaskSpec) -> Shape:
+def saved_of(record: Record) -> Saved:
+    """Return what a copy of a machine must be like. Raises WrongState, Internal."""
     if not record.writable:
         raise WrongState("the virtual machine was started by an older version of proa: restart it first")
-    if record.nics != len(spec.network.interfaces):
+    try:
+        disk_bytes = Path(record.writable).stat().st_size
+    except OSError as error:
+        raise Internal(f"the disk of the virtual machine cannot be found: {error}") from error
+    return Saved(
+        memory_bytes=record.memory_bytes,
+        vcpus=record.vcpus,
+        nics=record.nics,
+        is_new=record.is_new,
+        disk_bytes=disk_bytes,
+    )
+
+
+def _shape_of(saved: Saved, spec: TaskSpec) -> Shape:
+    if saved.nics != len(spec.network.interfaces):
         raise InvalidParameter("the container's networks have been changed since it was started")
-    return Shape(memory_bytes=record.memory_bytes, vcpus=record.vcpus, nics=record.nics)
+    return Shape(memory_bytes=saved.memory_bytes, vcpus=saved.vcpus, nics=saved.nics)
 
 
-def _map(pid: int) -> MappedFile:
+def map_memory(pid: int) -> MappedFile:
+    """Find the memory of a QEMU. Raises Internal."""
     try:
         return MappedFile(pid, MEMORY_NAME)
     except OSError as error:
         raise Internal(f"the memory of the virtual machine cannot be found: {error}") from error
 
 
-def _make_disk(old: Path, new: Path) -> int:
+def _make_disk(path: Path, size_bytes: int) -> int:
     """Make what the copy's disk will be: a hole of the size, so that QEMU can open it."""
     try:
-        fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        os.truncate(fd, old.stat().st_size)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        os.truncate(fd, size_bytes)
     except OSError as error:
-        raise Internal(f"the disk of the virtual machine cannot be copied: {error}") from error
+        raise Internal(f"the disk of the virtual machine cannot be made: {error}") from error
     return fd
 
 
@@ -167,14 +217,13 @@ def _launch(
     )
 
 
-async def _copy(original: Original, theirs: MappedFile, ours: MappedFile, disk_fd: int, state: Path) -> None:
-    """Copy everything while the original stands still."""
-    disk = Path(original.clone.record.writable)
+async def take_out(original: Original, state: Path, copy_rest: Callable[[], None]) -> None:
+    """Save the state of a machine's devices while it stands still.
 
-    def copy_rest() -> None:
-        copy_changed(theirs, ours)
-        sparse.fill(disk, disk_fd)
-
+    :param copy_rest: takes memory and disk meanwhile, in a thread; may raise OSError.
+    :raises WrongState: it does not run.
+    :raises Internal: something could not be saved.
+    """
     async with original.clone.standing, greeted_monitor(original.home.monitor) as monitor:
         status = await monitor.execute("query-status")
         if status["status"] != "running":

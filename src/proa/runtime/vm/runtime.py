@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -19,7 +21,7 @@ from proa.model.errors import EngineError, InvalidParameter, Unavailable
 from proa.model.ids import ContainerId
 from proa.model.task import BlockRootfs, TaskSpec
 from proa.runtime.seam import Features, Task
-from proa.runtime.vm import features, limits
+from proa.runtime.vm import features, limits, saving
 from proa.runtime.vm.accel import Accelerator, guest_of
 from proa.runtime.vm.clone import Clone, Tools, make_clone
 from proa.runtime.vm.forking import Original, make_fork
@@ -66,6 +68,7 @@ class VmRuntime:
         pool_root: Path,
     ) -> None:
         self._tools = Tools(qemu=accelerator.qemu, fs_server=lib / "fs-server", accelerator=accelerator.name)
+        self._origin = saving.origin_of(accelerator.name, accelerator.qemu_version)
         guest = guest_of(lib, kernel, qemu=accelerator.qemu, accelerator=accelerator.name)
         self._templates = Templates(templates, guest, accelerator.qemu_version)
         self._image_templates = ImageTemplates(
@@ -124,6 +127,27 @@ class VmRuntime:
             undo.callback(home.remove)
             original = Original(clone=source.clone, home=source.home)
             clone = await make_fork(original, spec, self._tools, home, undo)
+            undo.pop_all()
+        return self._supervised(VmTask(spec.id, clone, home, None))
+
+    async def save(self, source: Task, directory: Path) -> Mapping[str, Any]:  # Any: as in the seam
+        if not isinstance(source, VmTask):
+            raise InvalidParameter("only a virtual machine can be saved")
+        original = Original(clone=source.clone, home=source.home)
+        return await saving.save(original, directory, self._origin)
+
+    async def load(
+        self, directory: Path, machine: Mapping[str, Any], spec: TaskSpec
+    ) -> Task:  # Any: as above
+        features.check(spec)
+        if not isinstance(spec.rootfs, BlockRootfs):
+            raise InvalidParameter("a virtual machine needs its root file system as block devices")
+        self._check_taps(spec)
+        home = Home(self._exec_root, spec.id)
+        async with AsyncExitStack() as undo:
+            home.create()
+            undo.callback(home.remove)
+            clone = await saving.load(directory, machine, self._origin, spec, self._tools, home, undo)
             undo.pop_all()
         return self._supervised(VmTask(spec.id, clone, home, None))
 

@@ -101,6 +101,8 @@ def test_an_archive_is_taken_in_whole_or_not_at_all(saved: Saved, tmp_path: Path
         assert refused.status == 1
         assert "snapshot" in refused.err
     assert saved.names() == [SNAPSHOT, "snap-b"]
+    refused = daemon.docker("rmi", "busybox", check=False)
+    assert "is using its referenced image" in refused.err
     assert len(list((daemon.data_root / "snapshots").iterdir())) == 2
 
 

@@ -31,14 +31,12 @@ from proa.engine.machines.machines import Machines
 from proa.engine.system import HostFacts
 from proa.host.cgroup import ensure_hierarchies
 from proa.host.database import Database
-from proa.image.catalog import LayerRecord
 from proa.image.images import Images
 from proa.machines.dhcp import Dhcp
 from proa.machines.downloads import UNUSED_S, Downloads
 from proa.machines.driver import Driver
 from proa.machines.store import MachineStore
 from proa.model.errors import EngineError, Unavailable
-from proa.model.ids import Digest
 from proa.network.networks import Networks
 from proa.runtime.oci.cdi import DeviceSpecs
 from proa.runtime.oci.runtime import OciRuntime, find_runtimes
@@ -75,8 +73,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             events=lambda action, actor, attributes: events.publish("image", action, actor, attributes),
         )
         build_cache = BuildCache(db)
-        snapshots = Snapshots(config.data_root / "snapshots")
-        images.store.kept_elsewhere = lambda: [*build_cache.layers(), *_layers_of(snapshots)]
+        images.store.kept_elsewhere = build_cache.layers
         await images.open()
         networks = Networks(db=db, exec_root=config.exec_root, tasks=tasks)
         await networks.open()
@@ -102,7 +99,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             ),
             userns=userns,
             git=Git(),
-            snapshots=snapshots,
+            snapshots=Snapshots(config.data_root / "snapshots"),
         )
         runtimes, missing, accelerator = await _make_runtimes(config, tasks)
         facts = HostFacts(
@@ -139,11 +136,6 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
         machines = _make_machines(config, stores, driver, events, tasks)
         engine.restore.attached_elsewhere = machines.lives.alive_ids
         yield replace(engine, machines=machines)
-
-
-def _layers_of(snapshots: Snapshots) -> list[LayerRecord]:
-    """Return what snapshots need of images: the layers alone, not the blobs that they came as."""
-    return [LayerRecord(diff_id=layer, blob=Digest("")) for layer in snapshots.layers()]
 
 
 def _make_machines(

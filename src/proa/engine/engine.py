@@ -105,19 +105,11 @@ def build_engine(
     launcher = _build_launcher(stores, registry=registry, hulls=hulls)
     lifecycle = _build_lifecycle(registry, units, launcher, execs, shipping, events, tasks)
     removal = _build_removal(stores, registry, units, lifecycle, events)
-    forking = Forking(
-        registry=registry,
-        units=units,
-        launcher=launcher,
-        lifecycle=lifecycle,
-        removal=removal,
-        events=events,
-        containers_dir=stores.containers_dir,
-    )
+    forking = _build_forking(stores, registry, units, launcher, lifecycle, removal, events)
     queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
     removal.on_removed = execs.forget_container
     creation = _build_creation(stores, registry, hulls, events, facts.default_log)
-    images = Images(store=stores.images, registry=registry, events=events)
+    images = Images(store=stores.images, registry=registry, events=events, snapshots=stores.snapshots)
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
     guest_files = GuestFiles(registry=registry, units=units, launcher=launcher, roots=stores.roots)
@@ -174,14 +166,7 @@ def build_engine(
             shipping=shipping,
         ),
         forking=forking,
-        snapshots=Snapshots(
-            store=stores.snapshots,
-            registry=registry,
-            hulls=hulls,
-            launcher=launcher,
-            forking=forking,
-            networks=stores.networks,
-        ),
+        snapshots=_build_snapshots(stores, registry, hulls, launcher, forking),
     )
 
 
@@ -199,6 +184,40 @@ def _build_removal(
     )
     lifecycle.on_auto_remove = removal.remove_automatically
     return removal
+
+
+def _build_forking(
+    stores: Stores,
+    registry: Registry,
+    units: Units,
+    launcher: Launcher,
+    lifecycle: Lifecycle,
+    removal: Removal,
+    events: EventBus,
+) -> Forking:
+    return Forking(
+        registry=registry,
+        units=units,
+        launcher=launcher,
+        lifecycle=lifecycle,
+        removal=removal,
+        events=events,
+        containers_dir=stores.containers_dir,
+    )
+
+
+def _build_snapshots(
+    stores: Stores, registry: Registry, hulls: Hulls, launcher: Launcher, forking: Forking
+) -> Snapshots:
+    return Snapshots(
+        store=stores.snapshots,
+        registry=registry,
+        hulls=hulls,
+        launcher=launcher,
+        forking=forking,
+        networks=stores.networks,
+        images=stores.images,
+    )
 
 
 def _make_builds(

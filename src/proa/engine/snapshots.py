@@ -26,6 +26,7 @@ from proa.engine.isolation import Hulls
 from proa.engine.launcher import Launcher
 from proa.engine.refusals import check_supported
 from proa.engine.registry import Registry, decode_record, encode_record
+from proa.image.images import Images
 from proa.model.errors import DataLoss, InvalidParameter
 from proa.model.ids import Digest
 from proa.model.task import TaskSpec
@@ -59,7 +60,9 @@ class Snapshots:
         launcher: Launcher,
         forking: Forking,
         networks: Networks,
+        images: Images,
     ) -> None:
+        self._images = images
         self._store = store
         self._registry = registry
         self._hulls = hulls
@@ -102,12 +105,14 @@ class Snapshots:
     async def restore(self, snapshot: str, name: str = "") -> Created:
         """Make a container that goes on from there; "" gives it the name of the one that was saved.
 
-        Everything is checked before anything goes on. Raises NotFound, DataLoss, NameInUse, InvalidParameter.
+        Everything is checked before anything goes on. Raises NotFound, NoSuchImage, DataLoss, NameInUse,
+        InvalidParameter.
         """
         manifest = self._store.get(snapshot)
         saved = self._readable(manifest)
         name = name or saved.name
         self._registry.check_name(name.removeprefix("/"))
+        self._images.get(saved.image_id)
         self._launcher.get_forking(saved)
         directory = await self._store.checked(snapshot, SAVED_PARTS)
 

@@ -99,9 +99,9 @@ class Snapshots:
                 found.append(name)
         return found
 
-    def layers(self) -> list[Digest]:
-        """Return the layers that snapshots need."""
-        return [Digest(layer) for name in self.whole() for layer in self.get(name).layers]
+    def of_image(self, image_id: Digest) -> list[str]:
+        """Return the names of those whose container was made from an image."""
+        return [name for name in self.whole() if self.get(name).container.get("image_id") == image_id]
 
     def get(self, name: str) -> Manifest:
         """Return what is known of one. Raises NotFound, DataLoss."""

@@ -59,6 +59,11 @@ async def test_one_is_made_and_gone_on_with(ground: Ground) -> None:
     async with ground.daemon() as daemon:
         await daemon.engine.snapshots.remove("web-1")
         assert [one.name for one in daemon.engine.snapshots.list()] == ["web-2", "x"]
+        image = daemon.get("web").image_id
+        await daemon.engine.containers.remove("web", force=True, volumes=True)
+        await daemon.engine.containers.remove("back", force=True, volumes=True)
+        users = daemon.engine.images.users_of(image)
+        assert users == [("snapshot web-2", False), ("snapshot x", False)]
 
 
 async def test_it_moves_to_another_host(ground: Ground) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from proa.host import sparse
 from proa.model.errors import DataLoss, InvalidParameter, NameInUse, NotFound
+from proa.model.ids import Digest
 from proa.storage.snapshots import FORMAT, Manifest, Snapshots
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +39,7 @@ async def make(store: Snapshots, name: str = "one") -> Manifest:
         manifest = Manifest(
             format=FORMAT,
             created_at_ns=1,
-            container={"name": "web"},
+            container={"name": "web", "image_id": "sha256:i"},
             machine={},
             layers={"sha256:a": "b"},
             parts=await store.digest(directory, PARTS),
@@ -62,7 +63,8 @@ async def test_one_is_stored_checked_and_removed(store: Snapshots, tmp_path: Pat
     manifest = await make(store)
     assert store.names() == store.whole() == ["one"]
     assert store.get("one") == manifest
-    assert store.layers() == ["sha256:a"]
+    assert store.of_image(Digest("sha256:i")) == ["one"]
+    assert store.of_image(Digest("sha256:j")) == []
     assert 200_000 < store.size_of("one") < HOLE
     assert await store.checked("one", PARTS) == tmp_path / "snapshots" / "one"
     with pytest.raises(NameInUse):

@@ -79,11 +79,13 @@ class Forking:
     ) -> Created:
         """Make a container whose program goes on from where another's was.
 
-        :param source: the other's record; ``begin`` makes the task.
+        :param source: the other's record; ``begin`` makes the task. What only one of the two can have is left
+            to the other, if it is still there.
 
         Raises NameInUse, InvalidParameter and what ``begin`` raises; then nothing is left.
         """
-        copy = self._add(source, name)
+        has_source = self._registry.find(source.id) is not None
+        copy = self._add(source, name, has_source=has_source)
 
         async def launch(_: Unit, container: Container) -> Launched:
             return await self._launcher.go_on(container, begin)
@@ -96,9 +98,9 @@ class Forking:
             with anyio.CancelScope(shield=True):
                 await self._removal.remove(copy.id, force=True)
             raise
-        return Created(id=copy.id, warnings=tuple(_warnings(source, copy)))
+        return Created(id=copy.id, warnings=tuple(_warnings(source, copy)) if has_source else ())
 
-    def _add(self, source: Container, wanted: str) -> Container:
+    def _add(self, source: Container, wanted: str, *, has_source: bool) -> Container:
         if wanted:
             check_name(wanted)
             self._registry.check_name(wanted.removeprefix("/"))
@@ -107,21 +109,19 @@ class Forking:
         config = source.config
         if config.hostname == source.id[:12]:
             config = replace_struct(config, hostname=copy_id[:12])
+        if has_source:
+            source = _without_fixed(source)
+            config = replace_struct(config, mac_address="")
         copy = replace(
             source,
             id=copy_id,
             name=wanted.removeprefix("/") or names.random_name(taken, random.Random()),
             created_at_ns=time.time_ns(),
-            config=replace_struct(config, mac_address=""),
-            host_config=_without_fixed_ports(source.host_config),
-            networking={
-                name: replace_struct(
-                    settings, ipam_config=_without_addresses(settings.ipam_config), mac_address=""
-                )
-                for name, settings in source.networking.items()
-            },
+            config=config,
             state=State.CREATED,
             forking=True,
+            ending=False,
+            passing_pause=False,
             pid=0,
             oom_killed=False,
             restart_count=0,
@@ -135,6 +135,19 @@ class Forking:
         self._registry.add(copy)
         self._events.publish("container", "create", copy.id, event_attributes(copy))
         return copy
+
+
+def _without_fixed(source: Container) -> Container:
+    return replace(
+        source,
+        host_config=_without_fixed_ports(source.host_config),
+        networking={
+            name: replace_struct(
+                settings, ipam_config=_without_addresses(settings.ipam_config), mac_address=""
+            )
+            for name, settings in source.networking.items()
+        },
+    )
 
 
 def _without_fixed_ports(host: HostConfig) -> HostConfig:

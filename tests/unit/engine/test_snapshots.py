@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from proa.engine.container import State
-from proa.model.config import HostConfig
+from proa.model.config import HostConfig, PortBinding
 from proa.model.errors import (
     DataLoss,
     FeatureMissing,
@@ -64,6 +64,21 @@ async def test_one_is_made_and_gone_on_with(ground: Ground) -> None:
         await daemon.engine.containers.remove("back", force=True, volumes=True)
         users = daemon.engine.images.users_of(image)
         assert users == [("snapshot web-2", False), ("snapshot x", False)]
+
+
+async def test_what_only_one_can_have_is_kept_when_the_other_is_gone(ground: Ground) -> None:
+    ports: dict[str, list[PortBinding] | None] = {"80/tcp": [PortBinding(host_port="8080")]}
+    async with ground.daemon() as daemon:
+        snapshots = daemon.engine.snapshots
+        await daemon.run(host=HostConfig(isolation="vm", port_bindings=ports), hostname="chosen")
+        await snapshots.create("web", "x")
+        beside = await snapshots.restore("x", "beside")
+        assert len(beside.warnings) == 2
+        assert daemon.get("beside").host_config.port_bindings is None
+        await daemon.engine.containers.remove("web", force=True, volumes=True)
+        alone = await snapshots.restore("x")
+        assert alone.warnings == ()
+        assert daemon.get("web").host_config.port_bindings == ports
 
 
 async def test_it_moves_to_another_host(ground: Ground) -> None:

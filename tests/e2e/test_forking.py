@@ -145,7 +145,7 @@ def test_the_copy_is_a_container_like_any_other(family: Family, name: str) -> No
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--isolation", "container"), "only what runs in a virtual machine can be copied"),
+        (("--isolation", "container"), "only what has a virtual machine of its own can be copied"),
         (("--isolation", "vm", "-v", "/data"), "with a volume or bind mount (/data)"),
     ],
 )

@@ -108,7 +108,7 @@ async def test_refusals_make_nothing(ground: Ground) -> None:
         with pytest.raises(FeatureMissing, match=r"volume or bind mount \(/data\)"):
             await fork(daemon)
         await daemon.run("other")
-        with pytest.raises(FeatureMissing, match="only what runs in a virtual machine"):
+        with pytest.raises(FeatureMissing, match="only what has a virtual machine of its own"):
             await daemon.engine.forking.fork("other", "copy")
         assert {container.name for container in daemon.engine.containers.registry} == {"web", "other"}
 

@@ -209,7 +209,7 @@ def _launch(
             new=writable if is_new else Disk(),
             kept=Disk() if is_new else writable,
             taps=[interface.device for interface in spec.network.interfaces],
-            run_as=qemu.user_of(spec.id),
+            run_as=qemu.rights_of(spec.id, home.path, tools.qemu_version),
         )
 
     return qemu.launch(

@@ -35,19 +35,21 @@ async def keep_bounded(home: Home, record: Record) -> None:
         try:
             if path.stat().st_size >= record.log_max_bytes:
                 with anyio.CancelScope(shield=True):
-                    await _replace(home, path)
+                    await _replace(home, path, record.log_chardev)
         except (EngineError, OSError) as error:
             log.warning("bounding the log %s: %s", path, error)
 
 
-async def _replace(home: Home, path: Path) -> None:
+async def _replace(home: Home, path: Path, chardev: str) -> None:
     new = path.with_name(f"{path.name}.tmp")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         async with greeted_monitor(home.monitor) as monitor:
-            added = await monitor.execute("add-fd", {"opaque": "log"}, fd=fd)
+            added = await monitor.execute("add-fd", {"opaque": chardev}, fd=fd)
             file = {"out": f"/dev/fdset/{added['fdset-id']}", "append": True}
-            await monitor.execute("chardev-change", {"id": "log", "backend": {"type": "file", "data": file}})
+            await monitor.execute(
+                "chardev-change", {"id": chardev, "backend": {"type": "file", "data": file}}
+            )
         new.rename(path)
     except BaseException:
         with contextlib.suppress(OSError):

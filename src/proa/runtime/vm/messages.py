@@ -76,17 +76,20 @@ def configure(
     entropy: bytes,
     now_ns: int,
     machine_id: bytes,
+    disks: tuple[str, str] | None = None,
 ) -> bytes:
     """Everything the clone must know before its program may begin. Shares are numbered in order of mounts.
 
     :param is_new: the writable disk equals the one that is mounted in the template.
+    :param disks: names of the disk of layers and of the writable one, when they are not the usual ones.
     """
+    layers_disk, writable_disk = disks or (_LAYERS_DISK, _NEW_DISK if is_new else _KEPT_DISK)
     parts = [
         *_identity(spec, entropy=entropy, now_ns=now_ns),
         u64(Key.SHM_SIZE, spec.shm_size_bytes),
         flag(Key.PRIVILEGED, spec.security.privileged),
-        text(Key.LAYERS_DISK, _LAYERS_DISK),
-        text(Key.WRITABLE_DISK, _NEW_DISK if is_new else _KEPT_DISK),
+        text(Key.LAYERS_DISK, layers_disk),
+        text(Key.WRITABLE_DISK, writable_disk),
         u64(Key.MEMORY_MAX, max(0, spec.resources.memory_bytes)),
         u64(Key.PIDS_MAX, max(0, spec.resources.pids)),
     ]

@@ -254,7 +254,7 @@ async def save_state(monitor_socket: Path, path: Path) -> None:
 
 def key_of(ingredients: str, shape: Shape) -> str:
     """Return the directory name of a template: readable shape, then a digest of everything."""
-    text = f"{ingredients} {shape.memory_bytes} {shape.vcpus} {shape.nics}"
+    text = f"{ingredients} {shape.memory_bytes} {shape.vcpus} {shape.nics} {shape.seats}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return f"{shape.memory_bytes >> 20}m-{shape.vcpus}c-{shape.nics}n-{digest}"
 
@@ -309,6 +309,8 @@ def remove_traces(directory: Path) -> None:
     """Remove what the machine that made a template left beside it."""
     for name in ("control", "monitor", "console", "pid", "qemu.log"):
         (directory / name).unlink(missing_ok=True)
+    for path in directory.glob("control-*"):
+        path.unlink()
 
 
 def synchronise(directory: Path) -> None:

@@ -356,13 +356,16 @@ def _process(row: Fields) -> ps.GuestProcess:
         started_at_ns=min(row.number(Key.ROW_START_NS), 2**62),
         vsz=row.number(Key.ROW_VSZ),
         rss=row.number(Key.ROW_RSS),
-        comm=row.text(Key.ROW_COMM),
-        cmdline=" ".join(
-            part.decode(errors="replace") for part in row.data(Key.ROW_CMDLINE).rstrip(b"\0").split(b"\0")
-        ),
+        comm=_one_line(row.data(Key.ROW_COMM)),
+        cmdline=_one_line(row.data(Key.ROW_CMDLINE).rstrip(b"\0").replace(b"\0", b" ")),
         nice=row.signed(Key.ROW_NICE),
         threads=row.number(Key.ROW_THREADS),
         session=row.number(Key.ROW_SESSION),
         group=row.number(Key.ROW_PGRP),
         foreground_group=row.signed(Key.ROW_TPGID),
     )
+
+
+def _one_line(name: bytes) -> str:
+    """What a program calls itself, as ps would show it: without what would command a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in name.decode(errors="replace"))

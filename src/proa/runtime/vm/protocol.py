@@ -280,6 +280,13 @@ def split_input(content: bytes) -> Iterator[bytes]:
 # --- reading ---
 
 
+def plain_text(text: str) -> str:
+    """Return a guest's words without what would command a terminal: only lines and tabs stay."""
+    return "".join(
+        each if each in "\n\t" or each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
+
+
 class Fields:
     """The fields of a control frame. Reading one that has another type or length raises ProtocolError."""
 

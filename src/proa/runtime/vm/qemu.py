@@ -24,6 +24,7 @@ from proa.host.process import Spawned
 from proa.model.errors import Unavailable
 from proa.runtime.vm import cmdline
 from proa.runtime.vm.machine import Machine, Ports, RunAs
+from proa.runtime.vm.protocol import plain_text
 
 BACKLOG = 4  # clients that may wait while QEMU serves one
 CONSOLE_BYTES = 8 * 1024  # of kernel messages that are kept: a panic and what led to it
@@ -114,7 +115,7 @@ class Console(asyncio.Protocol):
 
     def text(self) -> str:
         """The last CONSOLE_BYTES of what was printed."""
-        return self._kept.decode(errors="replace").strip()
+        return plain_text(self._kept.decode(errors="replace")).strip()
 
     def close(self) -> None:
         """Idempotent."""
@@ -223,6 +224,6 @@ def log_tail(home: Path) -> str:
     try:
         with (home / "qemu.log").open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
-            return file.read().decode(errors="replace").strip()
+            return plain_text(file.read().decode(errors="replace")).strip()
     except OSError:
         return ""

@@ -11,10 +11,12 @@
  * worker.c     forked children that answer a request
  * main_process.c  the main process, forked in the template: carries out CONFIGURE, becomes the program at START
  * configure.c  a clone's identity; netlink.c its network, rootfs.c its disks, mounts.c what is mounted on them
+ * identify.c   another identity for a machine whose programs run: the copy of one
  * fuse.c       the relay between /dev/fuse and the host's file server
  * process.c    the process table, start and end; stdio.c its streams; log.c log and exit record
  * container.c  the way to exec; credentials.c user and limits; user.c passwd and group
  * files.c      copies of files, to and from the host
+ * seats.c      several containers in one machine: an agent for each
  * cgroup.c     limits and use of the workload; devices.c what it may open; stats.c STATS, table.c PROCESSES
  */
 #ifndef PROA_AGENT_H
@@ -56,6 +58,9 @@ void loop_unwatch(struct source *source);
 void loop_close(struct source *source);
 /* Free memory that holds sources after the present batch of events. */
 void loop_free(void *memory);
+void die(const char *what);
+/* The directories in /run. */
+void make_places(void);
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 uint64_t clock_ns(int clock);
 void power_off(void) __attribute__((noreturn));
@@ -70,6 +75,24 @@ struct ports {
     int control, log, exit, fs; /* -1 when missing */
 };
 extern struct ports ports;
+
+/* --- seats.c: several containers in one machine --- */
+
+/* Number of the seat that this agent serves; -1 when the machine is one container's. */
+extern int own_seat;
+/* In process 1: when the machine has seats, fork an agent for each and stay; else return at once. In such an agent:
+ * return in its namespaces. */
+void seats_serve(void);
+/* Whether a port's name is that of this agent's; the seat is then cut off it. */
+bool seat_owns_port(char *name);
+/* The disk of this agent's layers. */
+const char *layers_disk(void);
+/* In the agent and in the main process: what CONFIGURE says of another seat's network. */
+bool seat_join_network(struct fields fields);
+/* In the main process: have /sys show it. */
+void seat_show_network(struct fields fields);
+/* CPU time of the workload, of CONFIGURE and UPDATE. */
+bool seat_limit_cpu(struct fields fields);
 
 /* Ended children, by pid, from the loop. */
 void process_reaped(pid_t pid, int status);
@@ -95,6 +118,9 @@ void answer_ok(const struct request *request);
 void answer_error(const struct request *request, uint32_t code, int error, const char *message);
 /* Close the link after a broken rule. */
 void channel_fail(const char *reason);
+
+/* Of seats.c: FREEZE. */
+void seat_freeze(const struct request *request);
 
 /* --- request.c --- */
 
@@ -136,6 +162,7 @@ bool main_rehearse(const struct request *request, worker_done done);
 bool main_configure(const struct request *request, worker_done done);
 /* Whether it can still be started. */
 bool main_waits(void);
+pid_t main_pid(void);
 /* Its mount namespace. */
 int main_mounts(void);
 /* Our ends of its pipes, once; the caller closes what it does not use. */
@@ -149,6 +176,7 @@ bool main_unmount(worker_done done);
 
 void configure(struct fields fields);
 void individualize(struct fields fields);
+void set_names(struct fields fields);
 /* The part of it that all containers of an image share; configure() leaves it out then. */
 void prepare_image(struct fields fields);
 /* Also called in the loop. False with errno set; entropy may only be absent after the first time. */
@@ -161,6 +189,8 @@ void prepare_devices(void);
 void prepare_disks(void);
 void setup_network(struct fields fields);
 void forget_addresses(struct fields fields);
+/* In a worker: new addresses in place of all that the NICs have. */
+void replace_network(struct fields fields);
 void mount_rootfs(struct fields fields);
 void mount_devices(struct fields fields);
 void resize_shm(struct fields fields);
@@ -168,6 +198,8 @@ void mount_user(struct fields fields);
 void mount_files(struct fields fields);
 void prepare_files(void);
 void empty_files(void);
+/* In a worker: new content for those of the FILEs that CONFIGURE made and the container still has. */
+void replace_files(struct fields fields, pid_t main_process);
 /* Hide MASKED_PATH and protect READONLY_PATH, inside the container's root. */
 void restrict_paths(struct fields fields);
 void finish_rootfs(struct fields fields);
@@ -300,6 +332,8 @@ struct start {
 
 /* In the template: what does not depend on the container. */
 void container_prepare(void);
+/* --- identify.c --- */
+void identify(struct fields fields);
 /* --- rehearse.c --- */
 void rehearse(struct fields fields, const struct stdio_ends *ends);
 int rehearse_program(const char *program);
@@ -335,6 +369,8 @@ void prepare_device_rules(void);
 void restrict_devices(void);
 
 void cgroup_prepare(void);
+/* Make the workload's group in the one that is mounted. */
+void cgroup_divide(void);
 bool cgroup_limit(const char *name, uint64_t limit);
 uint64_t cgroup_event(const char *file, const char *key);
 uint64_t cgroup_number(const char *file);

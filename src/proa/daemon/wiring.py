@@ -25,7 +25,7 @@ from proa.distribution.registries import Registries
 from proa.engine.building.trees import BuildTrees
 from proa.engine.engine import Engine, Stores, build_engine
 from proa.engine.events import EventBus
-from proa.engine.isolation import ISOLATION_VM, Hulls
+from proa.engine.isolation import ISOLATION_VM, RUNTIME_SHARED, Hulls
 from proa.engine.machines.from_image import FromImage
 from proa.engine.machines.lives import Lives
 from proa.engine.machines.machines import Machines
@@ -48,6 +48,7 @@ from proa.runtime.vm.accel import Accelerator, probe_accelerator
 from proa.runtime.vm.runtime import VmRuntime
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
+from proa.storage.snapshots import Snapshots
 from proa.storage.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             ),
             userns=userns,
             git=Git(),
+            snapshots=Snapshots(config.data_root / "snapshots"),
         )
         runtimes, missing, accelerator = await _make_runtimes(config, tasks)
         facts = HostFacts(
@@ -200,7 +202,7 @@ async def _make_runtimes(
     except EngineError as error:
         missing[ISOLATION_VM] = str(error)
         return runtimes, missing, None
-    runtimes[ISOLATION_VM] = VmRuntime(
+    runtimes[ISOLATION_VM] = vm = VmRuntime(
         lib=config.lib,
         templates=config.data_root / "templates",
         exec_root=config.exec_root / "vm",
@@ -212,6 +214,7 @@ async def _make_runtimes(
         pool_size=config.vm_pool,
         pool_root=config.data_root / "pool",
     )
+    runtimes[RUNTIME_SHARED] = vm.shared
     log.info("virtual machines run with %s: %s", accelerator.name, accelerator.reason)
     return runtimes, missing, accelerator
 

@@ -285,7 +285,7 @@ class Driver:
             disks,
             program=self._find_qemu(architecture),
             architecture=architecture,
-            accelerator=self._accelerator.name if self._accelerator else TCG,
+            accelerator=self._accelerator,
         ) as pieces:
             yield pieces
 
@@ -304,6 +304,7 @@ class Driver:
 
     def _plan(self, machine: Machine, nics: Sequence[Nic], sockets: Sockets) -> Plan:
         config, home = machine.config, self.home(machine.id)
+        version = self._accelerator.qemu_version if self._accelerator else ""
         architecture = architecture_of(config)
         is_native = architecture == platform.machine()
         firmware = _firmware_files(config)
@@ -332,7 +333,7 @@ class Driver:
             cdrom=self._cdrom(machine),
             nics=nics,
             headless=config.headless,
-            run_as=qemu.user_of(machine.id),
+            run_as=qemu.rights_of(machine.id, home.run, version),
         )
 
     def _cdrom(self, machine: Machine) -> Path | None:

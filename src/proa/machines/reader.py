@@ -27,6 +27,7 @@ from proa.model.errors import InvalidParameter, StartFailed, Unavailable
 from proa.model.ids import new_id
 from proa.model.machine import MachineId
 from proa.runtime.vm import qemu
+from proa.runtime.vm.accel import TCG, Accelerator
 
 ARCHIVE = "archive"  # the disk's name, by which machine/read finds it
 PAGE = 4096
@@ -49,7 +50,7 @@ class DiskReader:
 
     @asynccontextmanager
     async def open_tar(
-        self, disks: Sequence[Drive], *, program: Path, architecture: str, accelerator: str
+        self, disks: Sequence[Drive], *, program: Path, architecture: str, accelerator: Accelerator | None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Give a tar of the root file system that is on one of the disks, for the span of the block.
 
@@ -72,7 +73,7 @@ class DiskReader:
                     identifier=identifier,
                     name=f"proa-reader-{identifier[:12]}",
                     architecture=architecture,
-                    accelerator=accelerator,
+                    accelerator=accelerator.name if accelerator else TCG,
                     cpus=1,
                     memory_bytes=MEMORY_BYTES,
                     sockets=sockets,
@@ -81,7 +82,9 @@ class DiskReader:
                     kernel_arguments=f"console={image_boot.CONSOLES[architecture]} quiet init=read",
                     drives=drives,
                     headless=True,
-                    run_as=qemu.user_of(identifier),
+                    run_as=qemu.rights_of(
+                        identifier, home.run, accelerator.qemu_version if accelerator else ""
+                    ),
                 )
 
             await _run(await running.launch(identifier, home, plan))

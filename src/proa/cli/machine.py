@@ -24,7 +24,7 @@ from proa.cli import values
 from proa.cli.context import for_each, get_client
 from proa.cli.machine_disk import START, write_context
 from proa.cli.machine_forward import Forwarder
-from proa.cli.machine_ssh import Place, ssh_words, wait_until_up
+from proa.cli.machine_ssh import Place, close_connection, ssh_words, wait_until_up
 from proa.cli.table import print_rows
 from proa.cli.times import format_size
 from proa.client.client import Client, filters_query
@@ -113,6 +113,7 @@ def stop(ctx: click.Context, name: str, timeout: int | None) -> None:
     client = get_client(ctx)
     _get(client, name)
     for_each([name], lambda one: client.do(vm_routes.VM_STOP, query={"t": timeout}, id=one))
+    close_connection(Place(name))
 
 
 @machine.command(context_settings={"ignore_unknown_options": True})
@@ -175,6 +176,7 @@ def rm(ctx: click.Context, name: str, force: bool) -> None:
     if _find(client, name) is not None or not place.kept.exists():
         _get(client, name)
         client.do(vm_routes.VM_DELETE, query={"force": force}, id=name)
+        close_connection(place)
     shutil.rmtree(place.kept, ignore_errors=True)
     shutil.rmtree(place.run, ignore_errors=True)
     _docker("context", "rm", "-f", name)

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from proa.cli.machine_disk import SOCKET
 from proa.cli.machine_ssh import Place, ssh_words
@@ -73,10 +72,10 @@ class Forwarder:
         return found.networks[0].address.partition("/")[0]
 
     def _serve(self, address: str) -> None:
-        words = ["-N", "-M", "-S", str(self._control), "-o", "StreamLocalBindUnlink=yes"]
+        words = ["-N", "-M", "-S", str(self._place.control), "-o", "StreamLocalBindUnlink=yes"]
         words += ["-o", "ExitOnForwardFailure=yes", "-o", "ServerAliveInterval=15", "-o", "ControlPersist=no"]
         words += ["-L", f"{self._place.socket}:{SOCKET}", f"root@{address}"]
-        self._control.unlink(missing_ok=True)
+        self._place.control.unlink(missing_ok=True)
         with subprocess.Popen([*ssh_words(self._place), *words], stdin=subprocess.DEVNULL) as ssh:
             try:
                 self._ports.clear()
@@ -88,7 +87,7 @@ class Forwarder:
 
     def _follow(self, ssh: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _UP_S
-        while not self._place.socket.exists() or not self._control.exists():
+        while not self._place.socket.exists() or not self._place.control.exists():
             if ssh.poll() is not None or time.monotonic() > deadline:
                 return
             time.sleep(0.1)
@@ -112,11 +111,11 @@ class Forwarder:
         address, number = port
         words = [
             "-S",
-            str(self._control),
+            str(self._place.control),
             "-O",
             what,
             "-L",
-            f"[{address}]:{number}:localhost:{number}",
+            f"[{address}]:{number}:127.0.0.1:{number}",
             "machine",
         ]
         done = subprocess.run(
@@ -125,10 +124,6 @@ class Forwarder:
         if done.returncode != 0:
             print(f"port {address}:{number}: {done.stderr.strip()}", file=sys.stderr)
         return done.returncode == 0
-
-    @property
-    def _control(self) -> Path:
-        return self._place.run / "control"
 
 
 def published(listed: Iterable[ContainerSummary]) -> set[Port]:

@@ -44,6 +44,10 @@ class Place:
     def socket(self) -> Path:
         return self.run / "docker.sock"
 
+    @property
+    def control(self) -> Path:
+        return self.run / "control"
+
 
 def ssh_words(place: Place) -> list[str]:
     """Return ssh with its options. The machine's key is learnt at the first connection, and kept to."""
@@ -74,3 +78,10 @@ def wait_until_up(place: Place, address: str) -> None:
                 f"see proa vm logs {place.name}"
             )
         time.sleep(0.5)
+
+
+def close_connection(place: Place) -> None:
+    """End the connection to a machine that has gone: else it is missed only after a while. Idempotent."""
+    if place.control.exists():
+        words = [*ssh_words(place), "-S", str(place.control), "-O", "exit", "machine"]
+        subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL)

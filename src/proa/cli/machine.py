@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -188,6 +189,8 @@ def rm(ctx: click.Context, name: str, force: bool) -> None:
 @click.pass_context
 def serve(ctx: click.Context, name: str) -> None:
     """Carry the engine's socket and the published ports, until the machine is off."""
+    # Not as a command that prints: a connection that has gone is an error here, and no end.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     Forwarder(_local_client(ctx), Place(name)).run()
 
 

@@ -41,6 +41,7 @@ class Guest:
     kernel: Path
     initramfs: Path
     accelerator: str
+    more_arguments: str = ""  # at the end of the kernel's command line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ async def open_booted(
     :param new_disk: what the guest mounts (and does not write) as a container's new disk.
     :raises Unavailable: the agent did not answer in time; the message has the console's last lines.
     """
-    arguments = kernel_arguments(guest.accelerator, await measure_tsc_khz())
+    arguments = _arguments_of(guest, await measure_tsc_khz())
     console = Console()
     process: HostProcess | None = None
     try:
@@ -112,9 +113,11 @@ def recipe(guest: Guest) -> str:
     """Return all that a template depends on beside the content of files, the processor and the shape."""
     shape = Shape(memory_bytes=0, vcpus=1, nics=1)
     ports = Ports(monitor_fd=0, control_fd=0, console_fd=0)
-    return "\n".join(
-        cmdline.render(plan(guest, shape, Path("/"), kernel_arguments(guest.accelerator, 0), ports))
-    )
+    return "\n".join(cmdline.render(plan(guest, shape, Path("/"), _arguments_of(guest, 0), ports)))
+
+
+def _arguments_of(guest: Guest, tsc_khz: int) -> str:
+    return f"{kernel_arguments(guest.accelerator, tsc_khz)} {guest.more_arguments}".rstrip()
 
 
 async def _greet(process: HostProcess, home: Path, timeout_s: float) -> str:

@@ -15,6 +15,7 @@ from proa.host.cgroup import get_hierarchies
 from proa.model.errors import FeatureMissing
 from proa.model.task import Mount, MountKind, NetworkKind, RootfsKind, Security, TaskSpec
 from proa.runtime.seam import NO_WEIGHT, Asked, Features
+from proa.runtime.vm.kernels import parse_choice
 
 NAME = "vm"
 MIN_MEMORY_BYTES = 6 * 1024 * 1024  # Docker's own: the guest gets what its kernel needs on top
@@ -53,6 +54,7 @@ def judge(asked: Asked) -> Sequence[str]:
         raise FeatureMissing(
             NAME, "HostConfig.Links", "its hosts file cannot follow a peer: link on a user-defined network"
         )
+    parse_choice(asked.host.annotations or {})
     for spec in asked.host.mounts or ():
         if spec.bind_options and spec.bind_options.read_only_non_recursive:
             raise FeatureMissing(

@@ -25,6 +25,7 @@ from proa.runtime.vm.clone import Clone, Tools, make_clone
 from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
 from proa.runtime.vm.image_template import ImageTemplate, ImageTemplates
+from proa.runtime.vm.kernels import Choice, Kernels, parse_choice, with_modules
 from proa.runtime.vm.machine import Shape, memory_for, vcpus_for
 from proa.runtime.vm.pool import Pool
 from proa.runtime.vm.pooled import Kind
@@ -67,6 +68,8 @@ class VmRuntime:
         self._tools = Tools(qemu=accelerator.qemu, fs_server=lib / "fs-server", accelerator=accelerator.name)
         guest = guest_of(lib, kernel, qemu=accelerator.qemu, accelerator=accelerator.name)
         self._templates = Templates(templates, guest, accelerator.qemu_version)
+        self._kernels = Kernels(templates, guest, accelerator.qemu_version)
+        self._modules_of = lib if kernel is None else None
         self._image_templates = ImageTemplates(
             templates,
             self._templates,
@@ -92,18 +95,22 @@ class VmRuntime:
 
     async def create(self, spec: TaskSpec) -> Task:
         features.check(spec)
-        if not isinstance(spec.rootfs, BlockRootfs):
+        rootfs = spec.rootfs
+        if not isinstance(rootfs, BlockRootfs):
             raise InvalidParameter("a virtual machine needs its root file system as block devices")
         self._check_taps(spec)
+        choice = parse_choice(spec.annotations)
+        if spec.security.privileged and self._modules_of is not None and choice.kernel is None:
+            spec = with_modules(spec, self._modules_of)
         shape = self._shape(spec.resources.memory_bytes, spec.resources.cpus, len(spec.network.interfaces))
         home = Home(self._exec_root, spec.id)
         async with AsyncExitStack() as templates, AsyncExitStack() as undo:
             if spec.annotations.get(TEMPLATE_ANNOTATION) == "off":
                 template = await templates.enter_async_context(
-                    self._templates.single_use(shape, spec.rootfs.blank)
+                    self._templates.single_use(shape, rootfs.blank)
                 )
             else:
-                template = await self._find_template(spec, spec.rootfs, shape)
+                template = await self._find_template(spec, rootfs, shape, choice)
             home.create()
             undo.callback(home.remove)
             clone = await self._claim(spec, shape, template, home)
@@ -150,7 +157,11 @@ class VmRuntime:
 
     # --- machinery ---
 
-    async def _find_template(self, spec: TaskSpec, rootfs: BlockRootfs, shape: Shape) -> Template:
+    async def _find_template(
+        self, spec: TaskSpec, rootfs: BlockRootfs, shape: Shape, choice: Choice
+    ) -> Template:
+        if choice != Choice():
+            return await self._kernels.ensure(choice, shape, rootfs.blank)
         template = await self._templates.ensure(shape, rootfs.blank)
         security = spec.security
         is_usual = security.masked_paths is None and security.readonly_paths is None

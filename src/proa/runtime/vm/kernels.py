@@ -11,17 +11,20 @@ Source: kernel Documentation/admin-guide/kernel-parameters.txt; Engine API, Host
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import anyio
 
 from proa.model.errors import InvalidParameter, Unavailable
 from proa.model.task import Mount, MountKind, TaskSpec
 from proa.runtime.seam import KERNEL_ANNOTATION, KERNEL_ARGUMENTS_ANNOTATION
 from proa.runtime.vm.boot import Guest
-from proa.runtime.vm.machine import Shape
-from proa.runtime.vm.template import KERNEL, Template, Templates
+from proa.runtime.vm.template import KERNEL, Templates
 
 KEPT = 4  # stores of other kernels; the least used goes first
 MAX_ARGUMENTS = 1024  # characters: the kernel's command line has room for 2048
@@ -61,20 +64,27 @@ class Kernels:
         self._guest = guest
         self._qemu_version = qemu_version
         self._stores: dict[Choice, Templates] = {}
+        self._cleaning = anyio.Lock()
+        self._is_clean = False
 
-    async def ensure(self, choice: Choice, shape: Shape, blank: Path) -> Template:
-        """Return the template of a kernel, made now when there is none.
+    @asynccontextmanager
+    async def open_store(self, choice: Choice) -> AsyncIterator[Templates]:
+        """Give the templates of a kernel for the length of the block.
 
-        Raises Unavailable: it does not boot; the message says what a kernel needs.
+        Raises Unavailable when it does not boot in there; the message says what a kernel needs.
         """
         kernel = choice.kernel or self._guest.kernel
         directory = self._directory(choice)
+        async with self._cleaning:
+            await self._remove_unfinished()
         if choice not in self._stores:
             guest = replace(self._guest, kernel=kernel, more_arguments=choice.arguments)
             self._stores[choice] = Templates(directory, guest, self._qemu_version)
             self._prune(directory)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.utime(directory)  # its last use, for ``_prune``
         try:
-            return await self._stores[choice].ensure(shape, blank)
+            yield self._stores[choice]
         except Unavailable as error:
             said = f' with "{choice.arguments}"' if choice.arguments else ""
             raise Unavailable(
@@ -85,6 +95,13 @@ class Kernels:
     def _directory(self, choice: Choice) -> Path:
         digest = hashlib.sha256(f"{choice.kernel}\0{choice.arguments}".encode()).hexdigest()[:16]
         return self._root / f"{KERNEL}{digest}"
+
+    async def _remove_unfinished(self) -> None:
+        """Remove what a killed daemon had begun, in all stores: some may never be asked for again."""
+        if not self._is_clean:
+            for directory in self._root.glob(f"{KERNEL}*"):
+                await Templates(directory, self._guest, self._qemu_version).remove_unfinished()
+            self._is_clean = True
 
     def _prune(self, taken: Path) -> None:
         stores = sorted(self._root.glob(f"{KERNEL}*"), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 
 import anyio
@@ -105,12 +106,7 @@ class VmRuntime:
         shape = self._shape(spec.resources.memory_bytes, spec.resources.cpus, len(spec.network.interfaces))
         home = Home(self._exec_root, spec.id)
         async with AsyncExitStack() as templates, AsyncExitStack() as undo:
-            if spec.annotations.get(TEMPLATE_ANNOTATION) == "off":
-                template = await templates.enter_async_context(
-                    self._templates.single_use(shape, rootfs.blank)
-                )
-            else:
-                template = await self._find_template(spec, rootfs, shape, choice)
+            template = await templates.enter_async_context(self._open_template(spec, rootfs, shape, choice))
             home.create()
             undo.callback(home.remove)
             clone = await self._claim(spec, shape, template, home)
@@ -157,12 +153,28 @@ class VmRuntime:
 
     # --- machinery ---
 
-    async def _find_template(
+    @asynccontextmanager
+    async def _open_template(
         self, spec: TaskSpec, rootfs: BlockRootfs, shape: Shape, choice: Choice
+    ) -> AsyncIterator[Template]:
+        """Give what a clone is made of, for the length of the block. Raises Unavailable."""
+        is_usual = choice == Choice()
+        async with AsyncExitStack() as stack:
+            async with (
+                nullcontext(self._templates) if is_usual else self._kernels.open_store(choice) as store
+            ):
+                if spec.annotations.get(TEMPLATE_ANNOTATION) == "off":
+                    template = await stack.enter_async_context(store.single_use(shape, rootfs.blank))
+                else:
+                    template = await store.ensure(shape, rootfs.blank)
+                    if is_usual:
+                        template = self._find_image_template(spec, rootfs, shape, template)
+            yield template
+
+    def _find_image_template(
+        self, spec: TaskSpec, rootfs: BlockRootfs, shape: Shape, template: Template
     ) -> Template:
-        if choice != Choice():
-            return await self._kernels.ensure(choice, shape, rootfs.blank)
-        template = await self._templates.ensure(shape, rootfs.blank)
+        """Return the image's own template where the container fits it and there is one."""
         security = spec.security
         is_usual = security.masked_paths is None and security.readonly_paths is None
         if not rootfs.is_new or not rootfs.layers or security.privileged or not is_usual:

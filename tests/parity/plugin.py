@@ -20,6 +20,20 @@ import pytest
 HULL = os.environ.get("PROA_PARITY_HULL", "")
 RECORDS = Path(sys.prefix) / "lib" / "parity"
 
+# What a hull does in another way, and where that is written: a test that fails by it is no failure of the run.
+_LOGS = "tests/e2e/test_logs.py::"
+DIFFERENCES = {
+    ("vm", f"{_LOGS}test_bounded_and_followed"): (
+        "the log's size is looked at once in a second; what is written meanwhile comes on top (decision 0031)"
+    ),
+    ("vm", f"{_LOGS}test_the_writer_goes_on_without_a_daemon"): (
+        "the log has no bound while no daemon runs (decision 0031)"
+    ),
+    ("vm", "tests/parity/test_privileges.py::test_seccomp_default"): (
+        "no filter by default: a kernel of its own keeps the workload from the host (options.md)"
+    ),
+}
+
 _REFUSAL = re.compile(r"([\w. /=:-]+?) is not supported with runtime \w+: (.+)")
 _results: dict[str, dict[str, str]] = {}
 
@@ -37,9 +51,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.when != "call" and report.passed:
         return
     known = _results.get(item.nodeid)
-    verdict = _judge(report)
-    if verdict["result"] == "refused":  # as documented: no failure of the run
-        report.outcome, report.wasxfail = "skipped", f"refused: {verdict['reason']}"
+    verdict = _judge(report, DIFFERENCES.get((HULL, item.nodeid), ""))
+    if verdict["result"] in ("refused", "differs"):  # as documented: no failure of the run
+        report.outcome, report.wasxfail = "skipped", f"{verdict['result']}: {verdict['reason']}"
     if known is None or known["result"] == "passes":
         _results[item.nodeid] = {"module": _module_of(item), "entry": _entry_of(item), **verdict}
 
@@ -65,7 +79,7 @@ def find_refusal(text: str) -> str:
     return f"{found[1].rpartition(': ')[2].strip()}: {found[2].strip().rstrip('.')}" if found else ""
 
 
-def _judge(report: pytest.TestReport) -> dict[str, str]:
+def _judge(report: pytest.TestReport, difference: str) -> dict[str, str]:
     if report.passed:
         return {"result": "passes", "reason": ""}
     if report.skipped:
@@ -74,6 +88,8 @@ def _judge(report: pytest.TestReport) -> dict[str, str]:
     refusal = find_refusal(report.longreprtext)
     if refusal:
         return {"result": "refused", "reason": refusal.split('"')[0].split("\\n")[0].rstrip("')")}
+    if difference:
+        return {"result": "differs", "reason": difference}
     crash = getattr(getattr(report.longrepr, "reprcrash", None), "message", "")
     return {"result": "fails", "reason": " ".join(str(crash).split())[:160]}
 

@@ -26,8 +26,8 @@ HEAD = """\
 
 Made by `make parity`: the tests of the Engine API, with every container a container (`proa daemon`), and
 again with every container a virtual machine (`proa daemon --default-isolation vm`). A refusal comes with
-status 400 and the reason, before anything is made; [options.md](options.md) has every option of a container.
-What is bold fails although it should not.
+status 400 and the reason, before anything is made; [options.md](options.md) has every option. What differs
+says where that is written. What is bold fails although it should not.
 
 """
 
@@ -67,8 +67,8 @@ def _cell(one: Mapping[str, str]) -> str:
     match one["result"]:
         case "passes":
             return "passes"
-        case "refused":
-            return f"refused: {reason}"
+        case "refused" | "differs" as word:
+            return f"{word}: {reason}"
         case "skipped":
             return f"– ({reason})"
         case _:
@@ -80,10 +80,13 @@ def _plain(text: str) -> str:
 
 
 def _summary(found: Mapping[str, Results]) -> str:
-    lines = ["| hull | tests | pass | refused | fail | not applicable |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| hull | tests | pass | refused | differ | fail | not applicable |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for hull in HULLS:
         ended = [one["result"] for one in found.get(hull, ())]
-        counts = (ended.count(word) for word in ("passes", "refused", "fails", "skipped"))
+        counts = (ended.count(word) for word in ("passes", "refused", "differs", "fails", "skipped"))
         lines.append(f"| {hull} | {len(ended)} | {' | '.join(map(str, counts))} |")
     return "\n".join(lines) + "\n"
 

@@ -61,7 +61,6 @@ def test_no_new_privileges(daemon: Daemon) -> None:
     assert status(daemon, "NoNewPrivs", "--security-opt", "no-new-privileges") == "1"
 
 
-@pytest.mark.skipif(HULL == "vm", reason="none by default: a kernel of its own keeps it from the host")
 def test_seccomp_default(daemon: Daemon) -> None:
     """the default seccomp filter"""
     assert status(daemon, "Seccomp") == "2"

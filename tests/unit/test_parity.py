@@ -24,4 +24,4 @@ def test_each_hull_has_a_column_and_a_failure_is_bold() -> None:
     page = render({"container": [ENTRY], "vm": [refused, failed]})
     assert "| rename | passes | refused: X: because a\\|b |\n" in page
     assert "| pause | – | **fails**: no |\n" in page
-    assert "| vm | 2 | 0 | 1 | 1 | 0 |" in page
+    assert "| vm | 2 | 0 | 1 | 0 | 1 | 0 |" in page

@@ -20,7 +20,7 @@ import pytest
 HULL = os.environ.get("PROA_PARITY_HULL", "")
 RECORDS = Path(sys.prefix) / "lib" / "parity"
 
-# What a hull does in another way, and where that is written: a test that fails by it is no failure of the run.
+# What a hull does in another way, and where that is written: a test that fails by it does not fail the run.
 _LOGS = "tests/e2e/test_logs.py::"
 DIFFERENCES = {
     ("vm", f"{_LOGS}test_bounded_and_followed"): (

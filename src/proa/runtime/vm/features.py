@@ -93,13 +93,13 @@ def _check_values(mounts: Iterable[Mount], security: Security) -> None:
 
 
 def _check_source(mount: Mount) -> None:
-    """Refuse a file that is only a name of something in the host's kernel: the guest's has another, or none."""
+    """Refuse a file that is only a name of something in the host's kernel: the guest's has none."""
+    if mount.source is None:
+        return
     try:
-        found = os.stat(mount.source) if mount.source is not None else None
+        found = mount.source.stat()
     except OSError:
         return  # what is not there is told of elsewhere
-    if found is None:
-        return
     if stat.S_ISSOCK(found.st_mode) or stat.S_ISFIFO(found.st_mode):
         kind = "socket" if stat.S_ISSOCK(found.st_mode) else "pipe"
         raise FeatureMissing(NAME, f"binding the {kind} {mount.source}", _HOST_PIPE)

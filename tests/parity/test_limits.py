@@ -38,6 +38,7 @@ def test_memory(daemon: Daemon, name: str) -> None:
     assert state["OOMKilled"]
 
 
+@pytest.mark.sample
 def test_oom_event(daemon: Daemon, name: str) -> None:
     """the event oom comes at once, while the container goes on"""
     since = f"{time.time():.6f}"

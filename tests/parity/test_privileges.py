@@ -143,6 +143,7 @@ def test_namespace_of_another(daemon: Daemon, sleeper: str, space: str) -> None:
     daemon.docker("run", "--rm", f"--{space}", f"container:{sleeper}", "busybox", "true")
 
 
+@pytest.mark.sample
 @pytest.mark.skipif(HULL == "container", reason="its kernel is the host's, and so are the modules")
 def test_modprobe(daemon: Daemon) -> None:
     """modprobe in a privileged container: modules of the guest's kernel"""

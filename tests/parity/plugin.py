@@ -35,6 +35,7 @@ DIFFERENCES = {
 }
 
 _REFUSAL = re.compile(r"([\w. /=:-]+?) is not supported with runtime \w+: (.+)")
+_UNNAMED = re.compile(r"[a-z_]+[0-9]+")  # what pytest calls a value without a name
 _results: dict[str, dict[str, str]] = {}
 
 
@@ -108,5 +109,9 @@ def _entry_of(item: pytest.Item) -> str:
     function: Any = getattr(item, "function")  # noqa: B009
     words = (function.__doc__ or function.__name__.removeprefix("test_").replace("_", " ")).split("\n")[0]
     callspec = getattr(item, "callspec", None)
-    more = [part for part in (callspec.id.split("-") if callspec else []) if part != HULL]
+    more = [
+        part
+        for part in (callspec.id.split("-") if callspec else [])
+        if part != HULL and not _UNNAMED.fullmatch(part)
+    ]
     return f"{words.rstrip('.')} ({'-'.join(more)})" if more else words.rstrip(".")

@@ -14,6 +14,7 @@ from proa.model.errors import FeatureMissing
 from proa.model.task import Mount, MountKind, Security
 from proa.runtime.seam import Asked
 from proa.runtime.vm import features
+from proa.runtime.vm.pods import features as pods
 
 
 def judge(source: Path) -> None:
@@ -41,3 +42,11 @@ def test_files_directories_and_what_is_not_there_are_not_judged(tmp_path: Path) 
     (tmp_path / "f").touch()
     for source in (tmp_path, tmp_path / "f", tmp_path / "nonesuch"):
         judge(source)
+
+
+def test_a_machine_that_is_shared_has_one_kernel() -> None:
+    host = HostConfig(annotations={"proa.vm.kernel-args": "a=b"})
+    asked = Asked(host=host, security=Security(), mounts=())
+    features.judge(asked)
+    with pytest.raises(FeatureMissing, match="it would hold for all containers of the virtual machine"):
+        pods.FEATURES.judge(asked)

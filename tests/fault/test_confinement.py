@@ -33,6 +33,17 @@ for path in sys.stdin.read().splitlines():
         pass
     link.close()
 """
+# The same from QEMU's root directory.
+ROOTED = f"""
+import os, socket, sys
+uid = int(sys.argv[2])
+os.chroot(f"/proc/{{sys.argv[1]}}/root")
+os.chdir("/")
+os.setgroups([])
+os.setresgid(uid, uid, uid)
+os.setresuid(uid, uid, uid)
+{INTRUDER}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +121,18 @@ def test_there_is_nothing_to_open(daemon: Daemon, pids: dict[str, int], kind: st
     found = {line.partition(" ")[2] for line in done.stdout.splitlines()}
     harmless = {str(daemon.data_root / "engine-id")}  # every client is told it
     assert found <= harmless
+
+
+@pytest.mark.parametrize("kind", ["container", "machine"])
+def test_it_sees_no_file_system(daemon: Daemon, pids: dict[str, int], kind: str) -> None:
+    """In its own root directory not even the names are there."""
+    uid = status_of(Path(f"/proc/{pids[kind]}"))["Uid"].split()[0]
+    paths = ("/", ".", "..", "/etc/passwd", "/proc/1/environ", "/monitor", "/dev/kvm", str(daemon.socket))
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", ROOTED, str(pids[kind]), uid],
+        input="\n".join(paths),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from proa.engine.container import Container, MountPoint
 from proa.engine.isolation import Hulls
@@ -25,6 +26,7 @@ from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
 from proa.engine.taskspec import build_task_spec
 from proa.engine.unit import Unit
+from proa.host.cgroup import find_cgroups
 from proa.model.errors import (
     EngineError,
     FeatureMissing,
@@ -227,6 +229,9 @@ class Launcher:
         runtime = self._hulls.runtimes.get(container.runtime)
         if runtime is not None:
             await runtime.forget(container.id)
+        # A runtime knows the cgroup from the exec root, which may be gone while the host has not rebooted.
+        for cgroup in await anyio.to_thread.run_sync(find_cgroups, container.id):
+            await cgroup.delete()
 
     async def _attach(self, container: Container, kind: NetworkKind) -> Attached:
         mode = container.host_config.network_mode

@@ -60,11 +60,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Keep what other runs have found of modules that were not in this one."""
+    """Keep what other runs have found of tests that were not in this one."""
     record = record_of(HULL)
     known = json.loads(record.read_text()) if record.exists() else []
-    ran = {one["module"] for one in _results.values()}
-    kept = [one for one in known if one["module"] not in ran]
+    ran = {(one["module"], one["entry"]) for one in _results.values()}
+    kept = [one for one in known if (one["module"], one["entry"]) not in ran]
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(kept + list(_results.values()), indent=1))
 

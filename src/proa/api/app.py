@@ -31,6 +31,7 @@ from proa.api.router import Router
 from proa.api.system import Backend as SystemBackend
 from proa.api.system import SystemRoutes
 from proa.api.vm_copies import VmCopyRoutes
+from proa.api.vm_files import VmFileRoutes
 from proa.api.vms import Backend as VmBackend
 from proa.api.vms import VmRoutes
 from proa.api.volumes import Backend as VolumeBackend
@@ -100,6 +101,7 @@ def build_app(engine: Engine, machines: VmBackend | None = None) -> Application:
     if machines is not None:
         VmRoutes(machines).register(router)
         VmCopyRoutes(machines.copies).register(router)
+        VmFileRoutes(machines.files).register(router)
         wanted |= set(vm_routes.ROUTES.values())
     missing = wanted - router.routes
     if missing:

@@ -14,7 +14,7 @@ import os
 import secrets
 import signal
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,13 +177,17 @@ class RunningMachine:
         self, command: Sequence[str], *, env: Sequence[str], stdin: bytes, timeout_s: float
     ) -> GuestResult:
         """Run a command by the guest's agent. Raises as ``agent.run_in_guest``."""
+        with self.speaking() as path:
+            return await run_in_guest(path, command, env=env, stdin=stdin, timeout_s=timeout_s)
+
+    @contextlib.contextmanager
+    def speaking(self) -> Iterator[Path]:
+        """Have the guest's agent for oneself; yields its socket. Raises Conflict while another has it."""
         if self._is_speaking:
             raise Conflict("another command is being run by the guest's agent: it runs one at a time")
         self._is_speaking = True
         try:
-            return await run_in_guest(
-                self.home.run / "agent", command, env=env, stdin=stdin, timeout_s=timeout_s
-            )
+            yield self.home.run / "agent"
         finally:
             self._is_speaking = False
 

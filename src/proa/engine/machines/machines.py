@@ -18,6 +18,7 @@ import msgspec
 from proa.engine.filters import Filters, check_filters, match_labels, match_text
 from proa.engine.machines import request as requests
 from proa.engine.machines.copies import Copies
+from proa.engine.machines.guests import GuestFiles
 from proa.engine.machines.lives import Lives
 from proa.engine.names import random_name
 from proa.host.cgroup_usage import Usage
@@ -75,6 +76,7 @@ class Machines:
         self._lives = lives
         self._networks = networks
         self.copies = Copies(store=store, driver=driver, lives=lives, networks=networks)
+        self.files = GuestFiles(store, lives)
 
     @property
     def lives(self) -> Lives:

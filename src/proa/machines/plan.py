@@ -27,6 +27,7 @@ class Board:
     :ivar cpu: the model under emulation.
     :ivar display: the graphics card, as words of the command line.
     :ivar cdrom: the device that an ISO image lies in.
+    :ivar tpm: the device that a TPM is; "": there is none.
     """
 
     program: str
@@ -35,6 +36,7 @@ class Board:
     cpu: str
     display: tuple[str, ...]
     cdrom: tuple[str, ...]
+    tpm: str = ""
 
 
 _SCSI_CDROM = ("-device", "virtio-scsi-pci,id=scsi", "-device", "scsi-cd,bus=scsi.0,drive=cdrom")
@@ -47,6 +49,7 @@ BOARDS = {
         cpu="max",
         display=("-vga", "std", "-device", "qemu-xhci", "-device", "usb-tablet"),
         cdrom=("-device", "ide-cd,bus=ide.0,drive=cdrom"),
+        tpm="tpm-crb",
     ),
     "aarch64": Board(
         program="qemu-system-aarch64",
@@ -55,6 +58,7 @@ BOARDS = {
         cpu="max",
         display=_GPU,
         cdrom=_SCSI_CDROM,
+        tpm="tpm-tis-device",
     ),
     "riscv64": Board(
         program="qemu-system-riscv64",
@@ -97,12 +101,13 @@ class Nic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sockets:
-    """Descriptors of listening unix sockets that QEMU inherits."""
+    """Descriptors of unix sockets that QEMU inherits: listening ones, and one that a TPM is behind."""
 
     monitor: int
     events: int
     console: int
     agent: int
+    tpm: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +150,7 @@ def render(plan: Plan) -> list[str]:
         *(word for number, drive in enumerate(plan.drives, 1) for word in _drive(number, drive)),
         *_cdrom(plan),
         *(word for number, nic in enumerate(plan.nics) for word in _nic(number, nic)),
+        *_tpm(plan),
         *_display(plan),
     ]
 
@@ -257,6 +263,14 @@ def _nic(number: int, nic: Nic) -> Iterator[str]:
     )
     # romfile: no boot from the network, whose ROM is a package of its own
     yield from ("-device", option("virtio-net-pci", netdev=f"net{number}", mac=nic.mac, romfile=""))
+
+
+def _tpm(plan: Plan) -> Iterator[str]:
+    if plan.sockets.tpm is None:
+        return
+    yield from ("-chardev", option("socket", id="tpm", fd=plan.sockets.tpm))
+    yield from ("-tpmdev", option("emulator", id="tpm0", chardev="tpm"))
+    yield from ("-device", option(BOARDS[plan.architecture].tpm, tpmdev="tpm0"))
 
 
 def _display(plan: Plan) -> Iterator[str]:

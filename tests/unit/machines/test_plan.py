@@ -101,3 +101,12 @@ def test_other_architectures() -> None:
         assert values(words, "-machine") == [board.machine]
         assert values(words, "-bios") == ["/b"]
         assert any(word.startswith(board.cdrom[-1]) for word in words)
+
+
+def test_a_tpm() -> None:
+    sockets = replace(PLAN.sockets, tpm=7)
+    for name, device in (("x86_64", "tpm-crb,tpmdev=tpm0"), ("aarch64", "tpm-tis-device,tpmdev=tpm0")):
+        words = render(replace(PLAN, architecture=name, sockets=sockets))
+        assert "socket,id=tpm,fd=7" in values(words, "-chardev")
+        assert values(words, "-tpmdev") == ["emulator,id=tpm0,chardev=tpm"]
+        assert device in values(words, "-device")

@@ -40,6 +40,7 @@ from proa.model.registry import RegistrySettings
 from proa.model.task import DirectoryRootfs, IdMap, Interface, NetworkAttachment, NetworkKind, RootfsKind
 from proa.model.volume import Volume
 from proa.network.attach import Attached
+from proa.network.files import addresses_of
 from proa.network.networks import Networks
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
@@ -264,7 +265,7 @@ class FakeNetworks:
 
     def hosts_file(self, endpoints: Sequence[Endpoint], **options: object) -> bytes:
         peers = cast(Sequence[tuple[str, Endpoint]], options.get("links", ()))
-        return b"".join(f"{one.address.ip}\t{names}\n".encode() for names, one in peers)
+        return b"".join(f"{addresses_of([one])[0]}\t{names}\n".encode() for names, one in peers)
 
     def _endpoint(self, container_id: str, name: str, wanted: EndpointRequest) -> Endpoint:
         self._ground.addresses += 1

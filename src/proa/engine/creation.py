@@ -117,6 +117,10 @@ class Creation:
             points = self._with_images(parse_mounts(config, host, self._registry.get))
             links = parse_links(host, self._registry.get)
         warnings = self._hulls.judge(runtime, host, points)
+        if host.network_mode.startswith("container:"):
+            with _missing_is_invalid():
+                other = self._registry.get(host.network_mode.removeprefix("container:"))
+            self._hulls.check_joined(runtime, host, other)
         maps_ids = "HostConfig.UsernsMode" not in self._hulls[runtime].features.refused
         with _missing_is_invalid():
             self._userns.check(host, self._registry.get, is_able=maps_ids)

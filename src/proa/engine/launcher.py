@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from proa.engine.container import Container, MountPoint
 from proa.engine.isolation import Hulls
@@ -25,6 +26,7 @@ from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
 from proa.engine.taskspec import build_task_spec
 from proa.engine.unit import Unit
+from proa.host.cgroup import find_cgroups
 from proa.model.errors import (
     EngineError,
     FeatureMissing,
@@ -92,6 +94,8 @@ class Launcher:
                 linked=peers,
                 interface_sysctls=endpoint_sysctls(container.networking, attached.attachment.interfaces),
             )
+            if attached.attachment.joins is not None:  # whose hosts file it has
+                spec = replace(spec, hostname=self._registry.get(attached.attachment.joins).config.hostname)
             task = await runtime.create(spec)
             undo.push_async_callback(task.delete)
             await unit.bind_pending(task.attach)
@@ -225,13 +229,16 @@ class Launcher:
         runtime = self._hulls.runtimes.get(container.runtime)
         if runtime is not None:
             await runtime.forget(container.id)
+        # A runtime knows the cgroup from the exec root, which may be gone while the host has not rebooted.
+        for cgroup in await anyio.to_thread.run_sync(find_cgroups, container.id):
+            await cgroup.delete()
 
     async def _attach(self, container: Container, kind: NetworkKind) -> Attached:
         mode = container.host_config.network_mode
         if mode == "host":
             return _attached(NetworkAttachment(host=True))
         if mode.startswith("container:"):
-            return _attached(self._joined(mode.removeprefix("container:")))
+            return _attached(self._joined(mode.removeprefix("container:"), kind))
         return await self._networks.attach(
             container.id,
             kind=kind,
@@ -243,12 +250,14 @@ class Launcher:
             user_namespace=self._roots.idmapped.namespace_of(container.id) if container.ids else None,
         )
 
-    def _joined(self, ref: str) -> NetworkAttachment:
+    def _joined(self, ref: str, kind: NetworkKind) -> NetworkAttachment:
         other = self._running(ref, "network")
         if other.host_config.network_mode == "host":
             return NetworkAttachment(host=True)
         if other.host_config.network_mode.startswith("container:"):
-            return self._joined(other.host_config.network_mode.removeprefix("container:"))
+            return self._joined(other.host_config.network_mode.removeprefix("container:"), kind)
+        if kind is NetworkKind.TAP:
+            return NetworkAttachment(joins=other.id)
         attached = self._networks.find(other.id)
         if attached is None or attached.attachment.namespace is None:
             raise InvalidParameter(f"container {ref} has no network namespace that could be joined")

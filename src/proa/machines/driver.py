@@ -301,6 +301,7 @@ class Driver:
 
     def _plan(self, machine: Machine, nics: Sequence[Nic], sockets: Sockets) -> Plan:
         config, home = machine.config, self.home(machine.id)
+        version = self._accelerator.qemu_version if self._accelerator else ""
         architecture = architecture_of(config)
         is_native = architecture == platform.machine()
         firmware = _firmware_files(config)
@@ -329,7 +330,7 @@ class Driver:
             cdrom=self._cdrom(machine),
             nics=nics,
             headless=config.headless,
-            run_as=qemu.user_of(machine.id),
+            run_as=qemu.rights_of(machine.id, home.run, version),
         )
 
     def _cdrom(self, machine: Machine) -> Path | None:

@@ -125,7 +125,7 @@ class Interface:
     device: str
     network_id: NetworkId
     mac: str
-    address: IPv4Interface
+    address: IPv4Interface | None  # None on a network without IPv4, which only a namespace can be on
     gateway: IPv4Address | None = None  # set on the one interface that carries the default route
     address6: IPv6Interface | None = None
     gateway6: IPv6Address | None = None  # as gateway, of IPv6
@@ -143,6 +143,7 @@ class NetworkAttachment:
 
     host: bool = False
     namespace: Path | None = None
+    joins: ContainerId | None = None  # another container of the same virtual machine, whose network it shares
     interfaces: tuple[Interface, ...] = ()
 
 
@@ -275,6 +276,7 @@ class TaskSpec:
     cgroup_parent: str = ""
     oom_score_adj: int = 0
     annotations: Mapping[str, str] = field(default_factory=dict)
+    machine: str = ""  # name of the virtual machine that it is in with others
 
 
 # --- what a task reports ---

@@ -99,7 +99,7 @@ class DeviceMaker:
             self._make_sub_device(plug, namespace)
         else:
             index = self._make_veth(plug, namespace) if namespace else self._make_tap(plug, undo)
-            self._set_up_port(plug, index)
+            self._set_up_port(plug, index, is_guests=namespace is None)
 
     def _make_sub_device(self, plug: Plug, namespace: Namespace) -> None:
         interface = plug.interface
@@ -133,9 +133,9 @@ class DeviceMaker:
     def _set_up(interface: Interface, namespace: Namespace) -> None:
         peer = namespace.route.find_link(interface.name)
         assert peer is not None
-        messages = [set_link(peer.index, up=True), add_address(peer.index, interface.address)]
-        if interface.address6 is not None:
-            messages.append(add_address(peer.index, interface.address6))
+        messages = [set_link(peer.index, up=True)]
+        addresses = (interface.address, interface.address6)
+        messages += (add_address(peer.index, address) for address in addresses if address is not None)
         messages += (add_address(peer.index, address) for address in interface.link_local)
         gateways = (interface.gateway, interface.gateway6)
         messages += (add_default_route(peer.index, gateway) for gateway in gateways if gateway is not None)
@@ -151,9 +151,10 @@ class DeviceMaker:
         )
         return index
 
-    def _set_up_port(self, plug: Plug, index: int) -> None:
+    def _set_up_port(self, plug: Plug, index: int, *, is_guests: bool) -> None:
         messages = [fix_port_of_mac(index, plug.interface.mac)]
         hairpin = is_bridge_filtered()
-        if plug.isolated or hairpin:
-            messages.append(set_port(index, isolated=plug.isolated, hairpin=hairpin))
+        if plug.isolated or hairpin or is_guests:
+            # A guest's kernel sends what it likes: the bridge takes from it what comes from its own MAC.
+            messages.append(set_port(index, isolated=plug.isolated, hairpin=hairpin, locked=is_guests))
         self._route.transact(*messages)

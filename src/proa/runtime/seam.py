@@ -73,6 +73,7 @@ class Features:
     network_modes: Collection[str]
     min_memory_bytes: int
     judge: Callable[[Asked], Sequence[str]] = accept
+    most_networks: int = 0  # that one container may be on; 0: any number
 
 
 class StreamId(enum.IntEnum):

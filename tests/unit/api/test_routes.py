@@ -411,7 +411,7 @@ async def test_networks(client: Client, engine: FakeEngine) -> None:
     "body",
     [
         {},
-        {"Name": "x", "EnableIPv4": False},
+        {"Name": "x", "EnableIPv4": False, "IPAM": {"Config": [{"Subnet": "10.9.0.0/24"}]}},
         {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.0/24", "Gateway": "fd00::1"}]}},
         {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.0/24", "AuxiliaryAddresses": {"a": "b"}}]}},
         {"Name": "x", "IPAM": {"Config": [{"Subnet": "nonsense"}]}},

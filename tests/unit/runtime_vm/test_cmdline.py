@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from proa.runtime.vm.cmdline import option, render
-from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, Shape
+from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, RunAs, Shape
 
 SHAPE = Shape(memory_bytes=256 << 20, vcpus=2, nics=1)
 DEVICES = [
@@ -52,7 +52,7 @@ def clone() -> Machine:
         layers=Disk(path=Path("/x/layers.vmdk"), is_vmdk=True, read_only=True),
         kept=Disk(path=Path("/w.ext4")),
         taps=("tap-a",),
-        run_as=4711,
+        run_as=RunAs(uid=4711, root=Path("/h,1"), has_run_with=False),
     )
 
 
@@ -100,6 +100,9 @@ def test_a_clone() -> None:
     assert values(words, "-incoming") == ["defer"]
     assert "-kernel" not in words
     assert values(words, "-runas") == ["4711:4711"]
+    assert values(words, "-chroot") == ["/h,1"]
+    newer = RunAs(uid=4711, root=Path("/h,1"), has_run_with=True)
+    assert values(render(replace(clone(), run_as=newer)), "-run-with") == ["chroot=/h,,1"]
     assert values(words, "-netdev") == ["tap,id=net0,ifname=tap-a,script=no,downscript=no,vnet_hdr=on"]
     assert values(words, "-blockdev") == [
         "driver=vmdk,node-name=layers-node,read-only=on,discard=ignore,"
@@ -121,3 +124,26 @@ def test_commas_are_doubled_once() -> None:
 def test_a_tap_may_be_inherited() -> None:
     words = render(replace(clone(), taps=(7,)))
     assert values(words, "-netdev") == ["tap,id=net0,fd=7"]
+
+
+def test_seats_have_ports_disks_and_a_card_each_and_nothing_behind_them() -> None:
+    ports = Ports(monitor_fd=3, control_fd=4, console_fd=5, seat_fds=(8, 9))
+    shape = replace(SHAPE, nics=2, seats=2)
+    words = render(replace(clone(), shape=shape, ports=ports, taps=(6, 7)))
+    assert values(words, "-device") == [
+        "virtio-serial-device,id=serial,max_ports=9",
+        *(
+            f"virtserialport,bus=serial.0,nr={4 * seat + nr},chardev={port}-{seat},name=proa.{port}.{seat}"
+            for seat in (0, 1)
+            for nr, port in enumerate(("control", "log", "exit", "fs"), 1)
+        ),
+        "virtio-blk-device,id=layers-0,drive=layers-0-node",
+        "virtio-blk-device,id=written-0,drive=written-0-node",
+        "virtio-blk-device,id=layers-1,drive=layers-1-node",
+        "virtio-blk-device,id=written-1,drive=written-1-node",
+        "virtio-net-device,id=nic0,netdev=net0",
+        "virtio-net-device,id=nic1,netdev=net1",
+    ]
+    assert "null,id=log-1" in values(words, "-chardev")
+    assert "socket,id=control-1,fd=9,server=on,wait=off" in values(words, "-chardev")
+    assert not any("file.filename" in node for node in values(words, "-blockdev"))

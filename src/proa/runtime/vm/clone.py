@@ -55,6 +55,7 @@ class Tools:
     qemu: Path
     fs_server: Path
     accelerator: str
+    qemu_version: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,14 +89,14 @@ async def make_clone(
     if layers.descriptor:
         (home.path / "layers.vmdk").write_text(layers.descriptor)
     with contextlib.ExitStack() as inherited:
-        fs_server, fs_fd = _start_fs_server(tools, spec.mounts, home, inherited)
+        fs_server, fs_fd = start_fs_server(tools, spec.mounts, home, inherited)
         if fs_server is not None:
             undo.push_async_callback(end, fs_server)
         state_fd = os.open(template.state_file, os.O_RDONLY | os.O_CLOEXEC)
         inherited.callback(os.close, state_fd)
 
         def plan(ports: Ports) -> Machine:
-            return _machine(spec, shape, template, tools, layers, ports, state_fd)
+            return _machine(spec, shape, template, tools, home, layers, ports, state_fd)
 
         child = qemu.launch(
             home.path,
@@ -158,6 +159,7 @@ def _machine(
     shape: Shape,
     template: Template,
     tools: Tools,
+    home: Home,
     layers: LayersDisk,
     ports: Ports,
     state_fd: int,
@@ -176,15 +178,15 @@ def _machine(
         new=writable if spec.rootfs.is_new else Disk(),
         kept=Disk() if spec.rootfs.is_new else writable,
         taps=[interface.device for interface in spec.network.interfaces],
-        run_as=qemu.user_of(spec.id),
+        run_as=qemu.rights_of(spec.id, home.path, tools.qemu_version),
     )
 
 
 def record_of(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostProcess | None) -> Record:
     """Return what a later daemon must know of the container's machine."""
     return Record(
-        qemu=_pid_of(child),
-        fs_server=_pid_of(fs_server) if fs_server is not None else None,
+        qemu=pid_of(child),
+        fs_server=pid_of(fs_server) if fs_server is not None else None,
         memory_bytes=shape.memory_bytes,
         vcpus=shape.vcpus,
         capabilities=privileges.capability_mask(spec.security),
@@ -198,11 +200,11 @@ def record_of(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostP
     )
 
 
-def _pid_of(child: HostProcess) -> Pid:
+def pid_of(child: HostProcess) -> Pid:
     return Pid(pid=child.pid, start_time=child.start_time)
 
 
-def _start_fs_server(
+def start_fs_server(
     tools: Tools, mounts: Sequence[Mount], home: Home, inherited: contextlib.ExitStack
 ) -> tuple[HostProcess | None, int | None]:
     """Start the server of the binds, if there are any; return it, and QEMU's end of its socket."""

@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from proa.runtime.vm.machine import MIB, PLACEHOLDER_BYTES, TB_CACHE_MIB, Disk, Incoming, Machine, Ports
+from proa.runtime.vm.machine import (
+    MIB,
+    PLACEHOLDER_BYTES,
+    TB_CACHE_MIB,
+    Disk,
+    Incoming,
+    Machine,
+    Ports,
+    RunAs,
+)
 
 _MACHINE_TYPE = "microvm,x-option-roms=off,pit=on,pic=on,rtc=on,isa-serial=on,acpi=on,memory-backend=memory"
 # Numbers of the ports on the virtio-serial bus. Number 0 is reserved for a console.
@@ -24,18 +33,22 @@ def render(machine: Machine) -> list[str]:
     return [
         str(machine.qemu),
         *_base(machine),
-        *_confinement(machine),
+        *confinement(machine.run_as),
         *_processor(machine),
         *_memory(machine),
         *_beginning(machine),
         *_monitor(machine.ports),
         *_console(machine.ports),
-        *_serial(machine.ports),
-        *_disk("layers", machine.layers),
-        *_disk("new", machine.new),
-        *_disk("kept", machine.kept),
+        *(_seats(machine) if machine.shape.seats else _own(machine)),
         *(word for index, tap in enumerate(machine.taps) for word in _nic(index, tap)),
     ]
+
+
+def _own(machine: Machine) -> Iterator[str]:
+    yield from _serial(machine.ports)
+    yield from _disk("layers", machine.layers)
+    yield from _disk("new", machine.new)
+    yield from _disk("kept", machine.kept)
 
 
 def option(*kind: str, **named: str | int | Path) -> str:
@@ -49,6 +62,21 @@ def option_of(*kind: str, values: Mapping[str, str | int | Path]) -> str:
     return ",".join(word.replace(",", ",,") for word in words)
 
 
+def confinement(run_as: RunAs | None) -> Iterator[str]:
+    """Yield what takes QEMU's rights away before the guest runs."""
+    # To take another uid QEMU needs setuid once; afterwards, without capabilities and without execve, the
+    # call gives it nothing.
+    elevate = "deny" if run_as is None else "allow"
+    sandbox = option("on", obsolete="deny", elevateprivileges=elevate, spawn="deny", resourcecontrol="deny")
+    yield from ("-sandbox", sandbox)
+    if run_as is not None:
+        yield from ("-runas", f"{run_as.uid}:{run_as.uid}")
+        if run_as.has_run_with:
+            yield from ("-run-with", option(chroot=run_as.root))
+        else:
+            yield from ("-chroot", str(run_as.root))
+
+
 def _base(machine: Machine) -> Iterator[str]:
     yield from ("-name", option(machine.name))
     # Option ROMs only cost time. acpi=on: Debian's kernel has no virtio-mmio devices on its command line.
@@ -57,16 +85,6 @@ def _base(machine: Machine) -> Iterator[str]:
     yield from ("-nodefaults", "-no-user-config", "-display", "none")
     # The agent powers off, a panic reboots: both end QEMU.
     yield "-no-reboot"
-
-
-def _confinement(machine: Machine) -> Iterator[str]:
-    # To take another uid QEMU needs setuid once; afterwards, without capabilities and without execve, the
-    # call gives it nothing.
-    elevate = "deny" if machine.run_as is None else "allow"
-    sandbox = option("on", obsolete="deny", elevateprivileges=elevate, spawn="deny", resourcecontrol="deny")
-    yield from ("-sandbox", sandbox)
-    if machine.run_as is not None:
-        yield from ("-runas", f"{machine.run_as}:{machine.run_as}")
 
 
 def _processor(machine: Machine) -> Iterator[str]:
@@ -153,6 +171,52 @@ def _block_node(name: str, disk: Disk) -> str:
         "file.filename": disk.path,
     }
     return option_of(values=values)
+
+
+def _seats(machine: Machine) -> Iterator[str]:
+    """What each seat has: nothing stands behind its ports and disks until a container comes."""
+    seats = machine.shape.seats
+    ports = option("virtio-serial-device", id="serial", max_ports=len(_PORT_NUMBERS) * seats + 1)
+    yield from ("-device", ports)
+    for seat in range(seats):
+        for port, number in _PORT_NUMBERS.items():
+            name = f"{port}-{seat}"
+            is_control = port == "control"
+            chardev = (
+                _listening(name, machine.ports.seat_fds[seat]) if is_control else option("null", id=name)
+            )
+            yield from ("-chardev", chardev)
+            values: dict[str, str | int | Path] = {
+                "bus": "serial.0",
+                "nr": len(_PORT_NUMBERS) * seat + number,
+                "chardev": name,
+                "name": f"proa.{port}.{seat}",
+            }
+            yield from ("-device", option_of("virtserialport", values=values))
+    for seat in range(seats):
+        for disk in ("layers", "written"):
+            yield from _seat_disk(f"{disk}-{seat}", read_only=disk == "layers")
+
+
+def _seat_disk(name: str, *, read_only: bool) -> Iterator[str]:
+    """A disk whose file can be replaced: the device holds a node of format raw, whose child changes."""
+    read = {"read-only": "on" if read_only else "off"}
+    nothing: dict[str, str | int | Path] = {
+        "driver": "null-co",
+        "node-name": f"{name}-nothing",
+        "size": PLACEHOLDER_BYTES,
+        "read-zeroes": "on",
+        **read,
+    }
+    yield from ("-blockdev", option_of(values=nothing))
+    node: dict[str, str | int | Path] = {
+        "driver": "raw",
+        "node-name": f"{name}-node",
+        "file": f"{name}-nothing",
+        **read,
+    }
+    yield from ("-blockdev", option_of(values=node if read_only else {**node, "discard": "unmap"}))
+    yield from ("-device", option("virtio-blk-device", id=name, drive=f"{name}-node"))
 
 
 def _nic(index: int, tap: str | int) -> Iterator[str]:

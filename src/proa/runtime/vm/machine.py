@@ -40,6 +40,7 @@ class Shape:
     memory_bytes: int
     vcpus: int
     nics: int
+    seats: int = 0  # containers that may share it (proa.runtime.vm.pods); 0: it is one container's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,7 @@ class Ports:
     :ivar control_fd: listening unix socket of the agent's control port.
     :ivar fs_fd: connected unix socket to fs-server; None: nobody there.
     :ivar console_fd: listening unix socket of the serial console.
+    :ivar seat_fds: for each seat a listening unix socket, of its agent's control port.
     """
 
     monitor_fd: int
@@ -86,6 +88,22 @@ class Ports:
     fs_fd: int | None = None
     log: Path | None = None
     exit_record: Path | None = None
+    seat_fds: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunAs:
+    """What QEMU gives its rights up for, once everything is open.
+
+    :ivar uid: the gid as well.
+    :ivar root: the directory that becomes its ``/``: one that only root may enter, so that nothing is left
+        that it could name.
+    :ivar has_run_with: whether this QEMU has ``-run-with``, which took the place of ``-chroot`` in 8.1.
+    """
+
+    uid: int
+    root: Path
+    has_run_with: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +115,7 @@ class Machine:
     :ivar taps: for each NIC an interface of the host, in a template a pattern that the kernel numbers; or
         an inherited descriptor of a tap.
     :ivar is_template: what the guest writes goes to the memory file, to be saved with it.
-    :ivar run_as: uid and gid that QEMU takes once everything is open; None: it stays what it is.
+    :ivar run_as: None: it stays what it is.
     """
 
     qemu: Path
@@ -112,7 +130,7 @@ class Machine:
     new: Disk = Disk()
     kept: Disk = Disk()
     taps: Sequence[str | int] = ()
-    run_as: int | None = None
+    run_as: RunAs | None = None
 
 
 def memory_for(limit_bytes: int, default_bytes: int) -> int:

@@ -239,7 +239,7 @@ def _launch(
             layers=layers.disk,
             new=Disk(path=disk),
             taps=fds,
-            run_as=qemu.user_of(name),
+            run_as=qemu.rights_of(name, home, tools.qemu_version),
         )
 
     return qemu.launch(home, plan, pass_fds=(state_fd, *fds), log=log, exit_record=home / "exit")

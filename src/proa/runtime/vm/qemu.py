@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Collection
@@ -22,7 +23,8 @@ from proa.host import process, watch
 from proa.host.process import Spawned
 from proa.model.errors import Unavailable
 from proa.runtime.vm import cmdline
-from proa.runtime.vm.machine import Machine, Ports
+from proa.runtime.vm.machine import Machine, Ports, RunAs
+from proa.runtime.vm.protocol import plain_text
 
 BACKLOG = 4  # clients that may wait while QEMU serves one
 CONSOLE_BYTES = 8 * 1024  # of kernel messages that are kept: a panic and what led to it
@@ -113,7 +115,7 @@ class Console(asyncio.Protocol):
 
     def text(self) -> str:
         """The last CONSOLE_BYTES of what was printed."""
-        return self._kept.decode(errors="replace").strip()
+        return plain_text(self._kept.decode(errors="replace")).strip()
 
     def close(self) -> None:
         """Idempotent."""
@@ -136,11 +138,13 @@ def launch(
     pass_fds: Collection[int] = (),
     log: Path | None = None,
     exit_record: Path | None = None,
+    seats: int = 0,
 ) -> HostProcess:
     """Start QEMU with its sockets ``monitor``, ``control``, ``console`` and its ``qemu.log`` in ``home``.
 
     :param plan: makes the machine, given what stands behind its ports.
     :param pass_fds: more descriptors that the machine names; they stay open here.
+    :param seats: as in ``Shape``; a socket ``control-N`` is made for each.
     :raises ToolFailed: QEMU cannot be executed.
     """
     with contextlib.ExitStack() as stack:
@@ -149,6 +153,7 @@ def launch(
         console = stack.enter_context(listen(home / "console"))
         stderr = os.open(home / "qemu.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         stack.callback(os.close, stderr)
+        seat_fds = [stack.enter_context(listen(home / f"control-{n}")).fileno() for n in range(seats)]
         ports = Ports(
             monitor_fd=monitor.fileno(),
             control_fd=control.fileno(),
@@ -156,8 +161,9 @@ def launch(
             fs_fd=fs_fd,
             log=log,
             exit_record=exit_record,
+            seat_fds=seat_fds,
         )
-        inherited = [monitor.fileno(), control.fileno(), console.fileno(), *pass_fds]
+        inherited = [monitor.fileno(), control.fileno(), console.fileno(), *seat_fds, *pass_fds]
         if fs_fd is not None:
             inherited.append(fs_fd)
         child = process.spawn_now(
@@ -189,6 +195,22 @@ def user_of(identifier: str) -> int | None:
     return uid if os.geteuid() == 0 and _is_mapped(uid) else None
 
 
+def rights_of(identifier: str, root: Path, version: str) -> RunAs | None:
+    """Return what a QEMU of that version is to become; None when this process may not make it so.
+
+    :param root: a directory of the machine's own, which only root may enter.
+    """
+    uid = user_of(identifier)
+    if uid is None:
+        return None
+    number = re.match(r"(\d+)\.(\d+)", version)
+    return RunAs(
+        uid=uid,
+        root=root,
+        has_run_with=number is not None and (int(number[1]), int(number[2])) >= (8, 1),
+    )
+
+
 def _is_mapped(uid: int) -> bool:
     for line in Path("/proc/self/uid_map").read_text().splitlines():
         first, _, count = map(int, line.split())
@@ -202,6 +224,6 @@ def log_tail(home: Path) -> str:
     try:
         with (home / "qemu.log").open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
-            return file.read().decode(errors="replace").strip()
+            return plain_text(file.read().decode(errors="replace")).strip()
     except OSError:
         return ""

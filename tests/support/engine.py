@@ -44,8 +44,9 @@ from proa.network.files import addresses_of
 from proa.network.networks import Networks
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
+from proa.storage.snapshots import Snapshots
 from proa.storage.volumes import Volumes
-from tests.support.fake_runtime import FEATURES, FakeRuntime, World
+from tests.support.fake_runtime import FEATURES, FakeForkingRuntime, FakeRuntime, World
 from tests.support.stage import Killed, Stage
 
 TIMEOUT_S = 5.0  # a thousand times what a test takes
@@ -385,7 +386,8 @@ class Ground:
     ) -> Daemon:
         bus = EventBus()
         names = runtimes or {
-            name: FakeRuntime(self.world, stage, name=name, features=FEATURES) for name in ("crun", "vm")
+            "crun": FakeRuntime(self.world, stage, name="crun", features=FEATURES),
+            "vm": FakeForkingRuntime(self.world, stage, name="vm", features=FEATURES),
         }
         stores = Stores(
             db=db,
@@ -399,6 +401,7 @@ class Ground:
             build_trees=cast(BuildTrees, None),
             context_layers=cast(Layers, None),
             git=Git(),
+            snapshots=Snapshots(self.root / "snapshots"),
         )
         hulls = Hulls(
             names, container_runtime="crun", default_isolation="container", missing={"runc": "gone"}

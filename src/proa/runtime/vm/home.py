@@ -6,6 +6,7 @@
         monitor       QMP socket of QEMU
         control       socket of the agent's control port
         console       socket of the serial console
+        copying       it stands still while a copy of it is made: whoever finds this later lets it go on
         layers.vmdk   descriptor of the layers' disk, when there is more than one
         exit          the exit record, appended by QEMU: ``code oom finished_unix_ns``
         qemu.log      QEMU's stderr
@@ -39,7 +40,8 @@ class Pid(msgspec.Struct, frozen=True, kw_only=True):
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Content of state.json. ``memory_bytes`` is the machine's; ``cgroup`` is the
-    path of the one that is around QEMU when there are limits that need it."""
+    path of the one that is around QEMU when there are limits that need it; ``writable`` is the disk, which is
+    the new one or the kept one as ``is_new`` says; ``is_unfinished``: a copy that is still being made."""
 
     qemu: Pid
     fs_server: Pid | None
@@ -53,6 +55,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     cgroup: str
     log_path: str = ""
     log_max_bytes: int = 0  # 0: no bound
+    writable: str = ""
+    is_new: bool = False
+    nics: int = 0
+    is_unfinished: bool = False
     log_chardev: str = "log"
     pod: str = ""  # directory of the machine that it shares with others (``pods``), and its seat there
     seat: int = -1
@@ -105,6 +111,10 @@ class Home:
     @property
     def exit_record(self) -> Path:
         return self.path / "exit"
+
+    @property
+    def copying(self) -> Path:
+        return self.path / "copying"
 
     def read_exit(self) -> ExitStatus | None:
         """Return how the main process ended, if a record of it is there."""

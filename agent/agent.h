@@ -378,6 +378,9 @@ void cgroup_join(void);
 /* Read a small file whole; returns its length, 0 when it cannot be read. Always NUL-terminated. */
 size_t read_text(const char *path, char *text, size_t size);
 void stats_answer(const struct request *request);
+
+/* oom.c */
+void oom_watch(const struct request *request);
 void table_answer(const struct request *request);
 
 #endif

@@ -184,6 +184,7 @@ static bool handle_request(uint8_t type, const struct request *request)
     case REQ_REHEARSE: request_rehearse(request); return true;
     case REQ_FILES: process_files(request); return true;
     case REQ_IDENTIFY: request_identify(request); return true;
+    case REQ_WATCH_OOM: oom_watch(request); return true;
     case REQ_FREEZE: seat_freeze(request); return true;
     default: return false;
     }

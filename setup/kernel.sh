@@ -4,6 +4,7 @@
 #
 #   LIBDIR/kernel/vmlinuz, version (uname -r)
 #   LIBDIR/kernel/modules/NAME.ko, modules.list: what the agent loads, in order
+#   LIBDIR/kernel/tree/VERSION: all modules, for modprobe in privileged containers
 #
 # A kernel that is there is kept; remove LIBDIR/kernel to take the package's present version.
 set -euo pipefail
@@ -32,9 +33,7 @@ download() { (cd "$work" && apt-get -q download -o APT::Sandbox::User=root "$pac
 download 2>/dev/null || { apt-get -q update >/dev/null && download; }
 
 dpkg-deb --fsys-tarfile "$work"/*.deb |
-    tar -x -C "$work" --wildcards './boot/vmlinuz-*' './lib/modules/*/kernel/drivers/*' './lib/modules/*/kernel/fs/*' \
-        './lib/modules/*/kernel/net/core/*' './lib/modules/*/kernel/lib/*' './lib/modules/*/kernel/crypto/*' \
-        './lib/modules/*/modules.*'
+    tar -x -C "$work" --wildcards './boot/vmlinuz-*' './lib/modules/*/kernel/*' './lib/modules/*/modules.*'
 version=$(basename "$work"/lib/modules/*)
 depmod -b "$work" "$version"
 
@@ -52,6 +51,8 @@ modprobe -d "$work" -S "$version" --show-depends -a "${wanted[@]}" | while read 
     esac >"$lib/kernel.new/modules/${name%%.*}.ko"
     grep -qx "${name%%.*}" "$lib/kernel.new/modules.list" 2>/dev/null || echo "${name%%.*}" >>"$lib/kernel.new/modules.list"
 done
+mkdir "$lib/kernel.new/tree"
+cp -r "$work/lib/modules/$version" "$lib/kernel.new/tree"
 echo "$stamp" >"$lib/kernel.new/stamp"
 rm -rf "$lib/kernel"
 mv "$lib/kernel.new" "$lib/kernel"

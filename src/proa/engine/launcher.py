@@ -156,6 +156,12 @@ class Launcher:
                 f"copying or saving a running container with a volume or bind mount ({', '.join(shared)})",
                 "what its programs have open there is known to the server of these files alone",
             )
+        if container.host_config.privileged:
+            raise FeatureMissing(
+                container.runtime,
+                "copying or saving a running privileged container",
+                "the modules of its kernel come from a server of files, too",
+            )
         return runtime
 
     @contextlib.asynccontextmanager

@@ -50,6 +50,11 @@ class Asked:
 NO_WEIGHT = "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
 
 
+# HostConfig.Annotations that speak of the kernel of a container of its own.
+KERNEL_ANNOTATION = "proa.vm.kernel"  # a file on the daemon's host
+KERNEL_ARGUMENTS_ANNOTATION = "proa.vm.kernel-args"  # what follows on its command line
+
+
 def accept(asked: Asked) -> Sequence[str]:
     """Judge that nothing more is refused, and nothing left out."""
     return ()

@@ -22,6 +22,7 @@ from proa.model.task import (
     ProcessSpec,
     TaskSpec,
     TaskStats,
+    tmpfs_options,
 )
 from proa.runtime.seam import FilesKind, FilesRequest
 from proa.runtime.vm import privileges, ps
@@ -170,7 +171,8 @@ def _mounts(mounts: Sequence[Mount]) -> Iterable[bytes]:
     shares = 0
     for mount in mounts:
         parts = [text(Key.TARGET, mount.target), flag(Key.READ_ONLY, mount.read_only)]
-        parts.append(text(Key.OPTIONS, ",".join(mount.options)))
+        options = tmpfs_options(mount) if mount.kind is MountKind.TMPFS else mount.options
+        parts.append(text(Key.OPTIONS, ",".join(options)))
         if mount.kind is MountKind.BIND:
             parts += [u32(Key.KIND, _SHARE), text(Key.SOURCE, str(shares))]
             shares += 1

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -42,7 +43,7 @@ from proa.runtime.vm.home import Home
 from proa.runtime.vm.log_bound import keep_bounded
 from proa.runtime.vm.monitor import greeted_monitor
 from proa.runtime.vm.process import GuestProcess
-from proa.runtime.vm.protocol import Fields, FrameType, Key, ProtocolError, u32
+from proa.runtime.vm.protocol import Fields, FrameType, Key, ProtocolError, u32, u64
 
 START_TIMEOUT_S = 60.0
 FIND_TIMEOUT_S = 10.0  # for a running guest to answer a new daemon
@@ -116,7 +117,15 @@ class VmTask:
         raise TaskLost(self._outcome.message if self._outcome else "the virtual machine is gone")
 
     async def watch_oom(self, tell: Callable[[], Awaitable[None]]) -> None:
-        """The agent tells of it with the end."""
+        """The agent tells; an older one, or one that cannot be reached, with the end."""
+        known = u64(Key.COUNT, 0) if self._spec is not None else b""
+        with contextlib.suppress(AgentError, ProtocolError, OutcomeUnknown, Unavailable):
+            while True:
+                channel = self._guest.channel
+                answer = await channel.request(FrameType.WATCH_OOM, known, timeout_s=math.inf)
+                if known:
+                    await tell()
+                known = u64(Key.COUNT, answer.number(Key.COUNT))
 
     async def kill(self, signal: int) -> None:
         self._require_running()

@@ -103,6 +103,14 @@ static void request_configure(const struct request *request)
     }
 }
 
+static void request_network(const struct request *request)
+{
+    if (!configured)
+        answer_error(request, 0, EAGAIN, "the guest is not configured yet");
+    else if (!worker_run(request, change_network, answer_outcome))
+        answer_error(request, 0, errno, "cannot fork");
+}
+
 static void sync_job(struct fields fields)
 {
     (void)fields;
@@ -167,6 +175,7 @@ static bool handle_request(uint8_t type, const struct request *request)
     case REQ_PREPARE: request_prepare(request); return true;
     case REQ_REHEARSE: request_rehearse(request); return true;
     case REQ_FILES: process_files(request); return true;
+    case REQ_NETWORK: request_network(request); return true;
     default: return false;
     }
 }

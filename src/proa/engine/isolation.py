@@ -7,7 +7,7 @@ its feature record, so nothing here knows one hull from the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,9 +15,11 @@ import msgspec
 from proa.engine.container import MountPoint
 from proa.engine.limits import parse_resources, parse_security
 from proa.engine.taskspec import build_mounts
-from proa.model.config import EndpointSettings, HostConfig
+from proa.model.config import HostConfig
 from proa.model.errors import FeatureMissing, InvalidParameter
+from proa.model.network import Network
 from proa.model.task import NetworkKind
+from proa.network.request import PARENT_DRIVERS
 from proa.runtime.seam import Asked, Runtime
 
 ISOLATION_VM = "vm"
@@ -108,15 +110,14 @@ class Hulls:
             minimum = features.min_memory_bytes // (1024 * 1024)
             raise FeatureMissing(runtime, f"a memory limit below {minimum}MB", "its kernel would not boot")
 
-    def check_endpoints(self, runtime: str, endpoints: Iterable[EndpointSettings]) -> None:
-        """Raise FeatureMissing for what can only be given to a device in a namespace of the host's."""
-        if self[runtime].features.network is NetworkKind.NAMESPACE:
-            return
-        for endpoint in endpoints:
-            if endpoint.ipam_config and endpoint.ipam_config.link_local_i_ps:
-                raise FeatureMissing(
-                    runtime, "IPAMConfig.LinkLocalIPs", "its agent gives an interface one address a family"
-                )
+    def check_network(self, runtime: str, network: Network) -> None:
+        """Raise FeatureMissing for a network that only a device in a namespace of the host's can be on."""
+        if self[runtime].features.network is NetworkKind.TAP and network.driver in PARENT_DRIVERS:
+            raise FeatureMissing(
+                runtime,
+                f"network {network.name} of driver {network.driver}",
+                "its network card is a tap, which is plugged into a bridge",
+            )
 
     def judge(self, runtime: str, host: HostConfig, points: Sequence[MountPoint]) -> tuple[str, ...]:
         """Check a whole request; return warnings about limits that are left out. Raises InvalidParameter."""

@@ -19,7 +19,8 @@ DEVICES = [
     "virtio-blk-device,id=layers,drive=layers-node",
     "virtio-blk-device,id=new,drive=new-node",
     "virtio-blk-device,id=kept,drive=kept-node",
-    "virtio-net-device,id=nic0,netdev=net0",
+    "virtio-net-device,id=net0-nic,netdev=net0,mac=02:70:72:6f:00:00",
+    "virtio-net-device,id=spare0-nic,netdev=spare0,mac=02:70:72:6f:01:00",
 ]
 
 
@@ -35,6 +36,7 @@ def template() -> Machine:
         is_template=True,
         new=Disk(path=Path("/t/new")),
         taps=("tap%d",),
+        spares=1,
     )
 
 
@@ -52,6 +54,7 @@ def clone() -> Machine:
         layers=Disk(path=Path("/x/layers.vmdk"), is_vmdk=True, read_only=True),
         kept=Disk(path=Path("/w.ext4")),
         taps=("tap-a",),
+        spares=1,
         run_as=4711,
     )
 

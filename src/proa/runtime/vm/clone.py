@@ -40,6 +40,7 @@ from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
 from proa.runtime.vm.image_template import ImageTemplate
 from proa.runtime.vm.machine import Disk, Incoming, Machine, Ports, Shape
+from proa.runtime.vm.nics import spares_for
 from proa.runtime.vm.protocol import FrameType
 from proa.runtime.vm.qemu import Console, HostProcess
 from proa.runtime.vm.template import Template, load_state
@@ -176,6 +177,7 @@ def _machine(
         new=writable if spec.rootfs.is_new else Disk(),
         kept=Disk() if spec.rootfs.is_new else writable,
         taps=[interface.device for interface in spec.network.interfaces],
+        spares=spares_for(shape.nics),
         run_as=qemu.user_of(spec.id),
     )
 
@@ -195,6 +197,8 @@ def record_of(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostP
         cgroup=limits.path_for(spec),
         log_path=str(spec.log_path),
         log_max_bytes=spec.log_max_bytes,
+        nics=tuple(interface.device for interface in spec.network.interfaces),
+        spares=("",) * spares_for(shape.nics),
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from proa.runtime.vm.machine import MIB, PLACEHOLDER_BYTES, TB_CACHE_MIB, Disk, Incoming, Machine, Ports
+from proa.runtime.vm.nics import Card
 
 _MACHINE_TYPE = "microvm,x-option-roms=off,pit=on,pic=on,rtc=on,isa-serial=on,acpi=on,memory-backend=memory"
 # Numbers of the ports on the virtio-serial bus. Number 0 is reserved for a console.
@@ -35,6 +36,7 @@ def render(machine: Machine) -> list[str]:
         *_disk("new", machine.new),
         *_disk("kept", machine.kept),
         *(word for index, tap in enumerate(machine.taps) for word in _nic(index, tap)),
+        *(word for number in range(machine.spares) for word in _spare(number)),
     ]
 
 
@@ -156,9 +158,20 @@ def _block_node(name: str, disk: Disk) -> str:
 
 
 def _nic(index: int, tap: str | int) -> Iterator[str]:
+    card = Card(is_spare=False, number=index)
     if isinstance(tap, int):
-        yield from ("-netdev", option("tap", id=f"net{index}", fd=tap))
+        yield from ("-netdev", option("tap", id=card.netdev, fd=tap))
     else:
-        named = option("tap", id=f"net{index}", ifname=tap, script="no", downscript="no", vnet_hdr="on")
+        named = option("tap", id=card.netdev, ifname=tap, script="no", downscript="no", vnet_hdr="on")
         yield from ("-netdev", named)
-    yield from ("-device", option("virtio-net-device", id=f"nic{index}", netdev=f"net{index}"))
+    yield from ("-device", _network_card(card))
+
+
+def _spare(number: int) -> Iterator[str]:
+    card = Card(is_spare=True, number=number)
+    yield from ("-netdev", option("hubport", id=card.netdev, hubid=card.hub))
+    yield from ("-device", _network_card(card))
+
+
+def _network_card(card: Card) -> str:
+    return option("virtio-net-device", id=f"{card.netdev}-nic", netdev=card.netdev, mac=card.mac.hex(":"))

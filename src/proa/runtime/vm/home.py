@@ -39,7 +39,8 @@ class Pid(msgspec.Struct, frozen=True, kw_only=True):
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Content of state.json. ``memory_bytes`` is the machine's; ``cgroup`` is the
-    path of the one that is around QEMU when there are limits that need it."""
+    path of the one that is around QEMU when there are limits that need it. ``nics`` and ``spares``: the tap
+    that is behind each network card, "" for none (``proa.runtime.vm.nics``)."""
 
     qemu: Pid
     fs_server: Pid | None
@@ -53,6 +54,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     cgroup: str
     log_path: str = ""
     log_max_bytes: int = 0  # 0: no bound
+    nics: tuple[str, ...] = ()
+    spares: tuple[str, ...] = ()
 
 
 class Home:

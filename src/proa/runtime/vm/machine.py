@@ -10,6 +10,7 @@ both are described by one ``Machine``; they differ in what stands behind the dev
     disk "new"        a blank ext4 disk, mounted   the container's copy of it, at its first start
     disk "kept"       placeholder of 1 TiB         the container's ext4 disk, at later starts
     nic               a tap that QEMU makes        the tap that the network prepared
+    spare nic         an empty hub                 an empty hub, which taps join and leave
     port proa.log     nothing                      the container's log file
     port proa.exit    nothing                      the exit record
     port proa.fs      nothing                      the socket of fs-server, when there are binds
@@ -96,6 +97,7 @@ class Machine:
     :ivar accelerator: "kvm" or "tcg".
     :ivar taps: for each NIC an interface of the host, in a template a pattern that the kernel numbers; or
         an inherited descriptor of a tap.
+    :ivar spares: NICs that no network is behind at the start (``nics``).
     :ivar is_template: what the guest writes goes to the memory file, to be saved with it.
     :ivar run_as: uid and gid that QEMU takes once everything is open; None: it stays what it is.
     """
@@ -112,6 +114,7 @@ class Machine:
     new: Disk = Disk()
     kept: Disk = Disk()
     taps: Sequence[str | int] = ()
+    spares: int = 0
     run_as: int | None = None
 
 

@@ -58,6 +58,7 @@ from proa.runtime.vm.home import Home
 from proa.runtime.vm.image_template import ImageTemplate
 from proa.runtime.vm.machine import Disk, Incoming, Machine, Ports, Shape
 from proa.runtime.vm.monitor import IGNORE_SHARED, Monitor, open_monitor
+from proa.runtime.vm.nics import spares_for
 from proa.runtime.vm.protocol import FrameType
 from proa.runtime.vm.qemu import Console, HostProcess
 from proa.runtime.vm.rehearsal import rehearse
@@ -239,6 +240,7 @@ def _launch(
             layers=layers.disk,
             new=Disk(path=disk),
             taps=fds,
+            spares=spares_for(kind.shape.nics),
             run_as=qemu.user_of(name),
         )
 

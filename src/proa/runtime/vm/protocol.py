@@ -58,6 +58,7 @@ class FrameType(enum.IntEnum):
     PREPARE = 0x11
     REHEARSE = 0x12
     FILES = 0x13
+    NETWORK = 0x16
     STDIN = 0x40
     STDIN_EOF = 0x41
     CREDIT = 0x42

@@ -19,7 +19,7 @@ from proa.model.errors import EngineError, InvalidParameter, Unavailable
 from proa.model.ids import ContainerId
 from proa.model.task import BlockRootfs, TaskSpec
 from proa.runtime.seam import Features, Task
-from proa.runtime.vm import features, limits
+from proa.runtime.vm import features, limits, nics
 from proa.runtime.vm.accel import Accelerator, guest_of
 from proa.runtime.vm.clone import Clone, Tools, make_clone
 from proa.runtime.vm.guest import Guest
@@ -94,6 +94,7 @@ class VmRuntime:
         features.check(spec)
         if not isinstance(spec.rootfs, BlockRootfs):
             raise InvalidParameter("a virtual machine needs its root file system as block devices")
+        nics.check_number(len(spec.network.interfaces))
         self._check_taps(spec)
         shape = self._shape(spec.resources.memory_bytes, spec.resources.cpus, len(spec.network.interfaces))
         home = Home(self._exec_root, spec.id)

@@ -103,7 +103,10 @@ def test_a_clone() -> None:
     assert values(words, "-incoming") == ["defer"]
     assert "-kernel" not in words
     assert values(words, "-runas") == ["4711:4711"]
-    assert values(words, "-netdev") == ["tap,id=net0,ifname=tap-a,script=no,downscript=no,vnet_hdr=on"]
+    assert values(words, "-netdev") == [
+        "tap,id=net0,ifname=tap-a,script=no,downscript=no,vnet_hdr=on",
+        "hubport,id=spare0,hubid=0",
+    ]
     assert values(words, "-blockdev") == [
         "driver=vmdk,node-name=layers-node,read-only=on,discard=ignore,"
         "file.driver=file,file.filename=/x/layers.vmdk",
@@ -123,4 +126,4 @@ def test_commas_are_doubled_once() -> None:
 
 def test_a_tap_may_be_inherited() -> None:
     words = render(replace(clone(), taps=(7,)))
-    assert values(words, "-netdev") == ["tap,id=net0,fd=7"]
+    assert values(words, "-netdev") == ["tap,id=net0,fd=7", "hubport,id=spare0,hubid=0"]

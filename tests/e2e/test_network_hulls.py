@@ -185,8 +185,9 @@ def test_a_machine_has_so_many_cards(daemon: Daemon, net: str) -> None:
     daemon.docker("pause", net)
     paused = daemon.docker("network", "connect", "bridge", net, check=False)
     assert "is paused, unpause the container first" in paused.err
-    daemon.docker("unpause", net)
     daemon.docker("network", "disconnect", f"{net}-1", net)
+    daemon.docker("unpause", net)
+    assert "eth2" not in daemon.docker("exec", net, "ls", "/sys/class/net").out
     daemon.docker("restart", "-t", "1", net)
     assert len(taps() - before) == SPARES - 1
 

@@ -43,9 +43,11 @@ def check_room(record: Record) -> None:
 
 
 async def change_networks(
-    home: Home, record: Record, channel: Channel, wanted: Sequence[Interface]
+    home: Home, record: Record, channel: Channel, wanted: Sequence[Interface], *, is_paused: bool
 ) -> Record:
     """Make the machine's interfaces these; return its record as it is then.
+
+    :param is_paused: the guest hears of it when it goes on.
 
     On failure it is on none that it was not on before, and the record in ``home`` says what is.
 
@@ -65,7 +67,7 @@ async def change_networks(
             for card, interface in change.added:
                 record = _note(home, record, card, interface.device)
                 await _put_in(monitor, card, interface.device)
-            await _tell_guest(channel, change)
+            await _tell_guest(channel, change, is_paused=is_paused)
         except BaseException:
             for card, _interface in change.added:
                 with contextlib.suppress(EngineError):
@@ -117,9 +119,12 @@ async def _take_out(monitor: Monitor, card: Card) -> None:
             await monitor.execute("netdev_del", {"id": netdev})
 
 
-async def _tell_guest(channel: Channel, change: Change) -> None:
+async def _tell_guest(channel: Channel, change: Change, *, is_paused: bool) -> None:
     try:
-        await channel.request(FrameType.NETWORK, messages.network(change), timeout_s=TIMEOUT_S)
+        if is_paused:
+            channel.post(FrameType.NETWORK, messages.network(change))
+        else:
+            await channel.request(FrameType.NETWORK, messages.network(change), timeout_s=TIMEOUT_S)
     except (AgentError, EngineError) as error:
         if not change.added:
             log.warning("a machine was taken off a network, but its guest could not be told: %s", error)

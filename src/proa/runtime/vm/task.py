@@ -279,7 +279,9 @@ class VmTask:
         record = self._clone.record
         with anyio.CancelScope(shield=True):  # a card half plugged in would be lost
             try:
-                await plugging.change_networks(self._home, record, self._guest.channel, interfaces)
+                await plugging.change_networks(
+                    self._home, record, self._guest.channel, interfaces, is_paused=self._is_paused
+                )
             finally:
                 self._clone.record = self._home.read() or record
 

@@ -93,6 +93,23 @@ def test_a_machine_joins_networks_before_it_starts(daemon: Daemon, net: str) -> 
     assert "eth1" not in daemon.docker("exec", net, "ip", "link").out
 
 
+def test_a_guest_does_not_speak_for_others(daemon: Daemon) -> None:
+    """Root of a virtual machine may give its card any address; the bridge knows which is its own."""
+    gateway = "$(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p')"
+    script = f"""
+        gateway={gateway}; own=$(cat /sys/class/net/eth0/address)
+        try() {{
+            ip link set eth0 down; ip link set eth0 address $1; ip link set eth0 up
+            ip route replace default via $gateway
+            ping -c 2 -W 2 $gateway >/dev/null && echo $2 answered || echo $2 alone
+        }}
+        try 02:42:00:00:00:99 foreign; try $own own
+    """
+    options = ("--isolation", "vm", "--cap-add", "NET_ADMIN")
+    said = daemon.docker("run", "--rm", *options, "busybox", "sh", "-c", script)
+    assert said.out.split("\n")[:2] == ["foreign alone", "own answered"], said
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

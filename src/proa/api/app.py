@@ -30,6 +30,7 @@ from proa.api.registries import RegistryRoutes
 from proa.api.router import Router
 from proa.api.system import Backend as SystemBackend
 from proa.api.system import SystemRoutes
+from proa.api.vm_copies import VmCopyRoutes
 from proa.api.vms import Backend as VmBackend
 from proa.api.vms import VmRoutes
 from proa.api.volumes import Backend as VolumeBackend
@@ -81,7 +82,7 @@ def build_app(engine: Engine, machines: VmBackend | None = None) -> Application:
     Raises AssertionError when one of ``proa.wire.routes`` has no handler.
     """
     router = Router()
-    SystemRoutes(engine.system).register(router)
+    SystemRoutes(engine.system, machines).register(router)
     ContainerRoutes(engine.containers, engine.execs).register(router)
     ContainerStreamRoutes(engine.containers).register(router)
     ExecRoutes(engine.execs).register(router)
@@ -98,6 +99,7 @@ def build_app(engine: Engine, machines: VmBackend | None = None) -> Application:
     wanted = set(ROUTES.values())
     if machines is not None:
         VmRoutes(machines).register(router)
+        VmCopyRoutes(machines.copies).register(router)
         wanted |= set(vm_routes.ROUTES.values())
     missing = wanted - router.routes
     if missing:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import UNSET
 
 from proa.api.shapes_containers import STORAGE_DRIVER, summary
@@ -11,6 +13,7 @@ from proa.api.shapes_volumes import volume
 from proa.engine.building.builds import CacheRecord
 from proa.engine.container import State
 from proa.engine.events import Event
+from proa.engine.machines.machines import MachineUsage
 from proa.engine.system import DiskUsage, Info, Version
 from proa.model.registry import RegistrySettings
 from proa.wire import system as wire
@@ -168,6 +171,20 @@ def disk_usage(value: DiskUsage, kinds: frozenset[str], now_ns: int) -> wire.Dis
         else None,
         build_cache=[_build_cache(one) for one in value.build_cache] if "build-cache" in kinds else None,
     )
+
+
+def machines_usage(machines: Sequence[MachineUsage]) -> list[wire.VmUsage]:
+    """Return the part of GET /system/df that Docker does not have."""
+    return [
+        wire.VmUsage(
+            id=one.machine.id,
+            name=one.machine.name,
+            state=one.machine.state.value,
+            size=one.held_bytes,
+            snapshots=one.snapshots,
+        )
+        for one in machines
+    ]
 
 
 def event(value: Event) -> wire.Event:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
+
+import msgspec
 
 from proa.api import shapes_system as shapes
 from proa.api.request import JSON, Request
@@ -14,6 +16,7 @@ from proa.api.router import Router
 from proa.api.streams import send_pieces
 from proa.engine.events import Event
 from proa.engine.filters import Filters
+from proa.engine.machines.machines import MachineUsage
 from proa.engine.system import DiskUsage, Info, Version
 from proa.model.errors import InvalidParameter
 from proa.wire import codec, routes
@@ -25,6 +28,7 @@ _PING_HEADERS = {
     "Pragma": "no-cache",
 }
 _KINDS = frozenset({"container", "image", "volume", "build-cache"})
+_VM_KIND = "vm"  # proa's own, which only those get that ask for it
 
 
 class Backend(Protocol):
@@ -36,9 +40,16 @@ class Backend(Protocol):
     def events(self, *, since_ns: int, until_ns: int, filters: Filters) -> AsyncIterator[Event]: ...
 
 
+class MachinesBackend(Protocol):
+    """What these routes need of full machines."""
+
+    async def disk_usage(self) -> Sequence[MachineUsage]: ...
+
+
 class SystemRoutes:
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, machines: MachinesBackend | None = None) -> None:
         self._backend = backend
+        self._machines = machines
 
     def register(self, router: Router) -> None:
         router.add(routes.PING, self.ping)
@@ -72,7 +83,11 @@ class SystemRoutes:
 
     async def disk_usage(self, request: Request) -> Response:
         kinds = frozenset(request.query.texts("type")) or _KINDS
-        if unknown := kinds - _KINDS:
+        if unknown := kinds - _KINDS - {_VM_KIND}:
             raise InvalidParameter(f"unknown object type: {sorted(unknown)[0]}")
         usage = await self._backend.disk_usage()
-        return json_response(shapes.disk_usage(usage, kinds, time.time_ns()))
+        shape = shapes.disk_usage(usage, kinds, time.time_ns())
+        if _VM_KIND in kinds and self._machines is not None:
+            machines = shapes.machines_usage(await self._machines.disk_usage())
+            shape = msgspec.structs.replace(shape, virtual_machines=machines)
+        return json_response(shape)

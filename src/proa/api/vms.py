@@ -10,8 +10,9 @@ from proa.api.request import Request
 from proa.api.response import NO_CONTENT, Response, json_response
 from proa.api.router import Router
 from proa.api.streams import detach_keys, hijack_type, pump
+from proa.api.vm_copies import CopiesBackend
 from proa.engine.filters import Filters
-from proa.engine.machines.machines import MachineChange, MachineView
+from proa.engine.machines.machines import MachineChange, MachineUsage, MachineView
 from proa.host.cgroup_usage import Usage
 from proa.machines.agent import GuestResult
 from proa.machines.running import VncAccess
@@ -46,6 +47,8 @@ class Backend(Protocol):
 
     @property
     def lives(self) -> LivesBackend: ...
+    @property
+    def copies(self) -> CopiesBackend: ...
     def get(self, ref: str) -> MachineView: ...
     def list(self, filters: Filters) -> Sequence[MachineView]: ...
     def logs(self, ref: str) -> bytes: ...
@@ -53,6 +56,8 @@ class Backend(Protocol):
     async def screenshot(self, ref: str) -> bytes: ...
     async def open_vnc(self, ref: str) -> VncAccess: ...
     def usage(self, ref: str) -> Usage: ...
+    async def disk_usage(self) -> Sequence[MachineUsage]: ...
+    async def prune_downloads(self) -> int: ...
     async def create(self, name: str, wanted: MachineConfig) -> Machine: ...
     async def rename(self, ref: str, name: str) -> None: ...
     async def remove(self, ref: str, *, force: bool) -> None: ...
@@ -88,6 +93,7 @@ class VmRoutes:
         router.add(routes.VM_RESUME, self.resume)
         router.add(routes.VM_RENAME, self.rename)
         router.add(routes.VM_UPDATE, self.update)
+        router.add(routes.VM_PRUNE, self.prune)
         router.add(routes.VM_LOGS, self.logs)
         router.add(routes.VM_CONSOLE, self.console)
         router.add(routes.VM_SCREENSHOT, self.screenshot)
@@ -222,6 +228,9 @@ class VmRoutes:
     async def delete(self, request: Request) -> Response:
         await self._backend.remove(request.params["id"], force=request.query.flag("force"))
         return NO_CONTENT
+
+    async def prune(self, request: Request) -> Response:
+        return json_response(wire.VmPruned(space_reclaimed=await self._backend.prune_downloads()))
 
     async def rename(self, request: Request) -> Response:
         await self._backend.rename(request.params["id"], request.query.text("name"))

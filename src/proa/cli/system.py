@@ -20,6 +20,8 @@ from proa.wire import routes
 from proa.wire.routes import API_VERSION
 from proa.wire.system import DiskUsage, Info, Version
 
+_KINDS = ["container", "image", "volume", "build-cache", "vm"]
+
 
 @click.command()
 @click.option("-f", "--format", "template", help="Format output using a template, or json")
@@ -129,11 +131,11 @@ def system() -> None:
 
 @system.command()
 @click.option("--format", "template", help="Format output: table, json or a template")
-@click.option("-v", "--verbose", is_flag=True, help="Show every image, container and volume")
+@click.option("-v", "--verbose", is_flag=True, help="Show every image, container, volume and machine")
 @click.pass_context
 def df(ctx: click.Context, template: str | None, verbose: bool) -> None:
     """Show disk usage."""
-    found = get_client(ctx).call(routes.DISK_USAGE, returns=DiskUsage)
+    found = get_client(ctx).call(routes.DISK_USAGE, query={"type": _KINDS}, returns=DiskUsage)
     columns = [(title, title) for title in ("TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE")]
     print_rows(_usage(found), columns, template)
     if verbose and not template:
@@ -143,6 +145,8 @@ def df(ctx: click.Context, template: str | None, verbose: bool) -> None:
 def _usage(found: DiskUsage) -> list[dict[str, str]]:
     images, containers = found.images or [], found.containers or []
     volumes, cache = found.volumes or [], found.build_cache or []
+    machines = found.virtual_machines if isinstance(found.virtual_machines, list) else []
+    stopped = sum(one.size for one in machines if one.state not in ("running", "paused"))
     unused = sum(image.size - max(image.shared_size, 0) for image in images if image.containers <= 0)
     sizes = {one.id: one.size_rw if isinstance(one.size_rw, int) else 0 for one in containers}
     running = [one for one in containers if one.state in ("running", "paused")]
@@ -166,6 +170,13 @@ def _usage(found: DiskUsage) -> list[dict[str, str]]:
             sum(max(data.size, 0) for data in usage.values() if data.ref_count <= 0),
         ),
         _line("Build Cache", len(cache), 0, sum(one.size for one in cache), sum(one.size for one in cache)),
+        _line(
+            "Virtual Machines",
+            len(machines),
+            sum(one.state in ("running", "paused") for one in machines),
+            sum(one.size for one in machines),
+            stopped,
+        ),
     ]
 
 
@@ -193,6 +204,9 @@ def _print_verbose(found: DiskUsage) -> None:
     for volume in found.volumes or ():
         size = volume.usage_data.size if volume.usage_data else 0
         click.echo(f"  {volume.name}  {format_size(max(size, 0))}")
+    click.echo("\nVirtual machines:")
+    for one in found.virtual_machines if isinstance(found.virtual_machines, list) else ():
+        click.echo(f"  {one.name}  {format_size(one.size)}  {one.state}  snapshots {one.snapshots}")
 
 
 def _print_formatted(value: dict[str, Any], template: str) -> None:  # Any: JSON

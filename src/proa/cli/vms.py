@@ -4,37 +4,20 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from proa.cli import values
+from proa.cli import values, vm_copies, vm_guest, vm_parts
 from proa.cli.context import for_each, get_client
 from proa.cli.table import print_rows, render
-from proa.cli.terminal import is_terminal, pump, raw_terminal
 from proa.cli.times import format_size
+from proa.cli.vm_flags import absolute, parse_cloud_init, parse_disk, parse_nics
 from proa.client.client import filters_query
-from proa.model.machine import CloudInit, MachineConfig, MachineDisk, MachineNic
+from proa.model.machine import MachineConfig
 from proa.wire import vm_routes as routes
-from proa.wire.detach import parse_detach_keys
-from proa.wire.vms import (
-    Vm,
-    VmCreated,
-    VmDiskAdded,
-    VmDiskResize,
-    VmExec,
-    VmExecResult,
-    VmSnapshot,
-    VmSnapshotSave,
-    VmStats,
-    VmUpdate,
-    VmVnc,
-)
+from proa.wire.vms import Vm, VmCreated, VmUpdate
 
-CONSOLE_KEYS = "ctrl-]"  # as virsh; the daemon looks for ctrl-p,ctrl-q as well
 _names = click.argument("names", nargs=-1, required=True)
 
 
@@ -89,14 +72,14 @@ def create(ctx: click.Context, /, **flags: Any) -> None:  # Any: click's values,
         architecture=flags["arch"],
         cpus=flags["cpus"],
         memory=values.parse_size(flags["memory"]),
-        firmware=_absolute(flags["firmware"]) if "/" in flags["firmware"] else flags["firmware"],
-        kernel=_absolute(flags["kernel"]),
-        initrd=_absolute(flags["initrd"]),
+        firmware=absolute(flags["firmware"]) if "/" in flags["firmware"] else flags["firmware"],
+        kernel=absolute(flags["kernel"]),
+        initrd=absolute(flags["initrd"]),
         kernel_arguments=flags["arguments"],
         disks=[parse_disk(text) for text in flags["disks"]] or None,
-        cdrom=_absolute(flags["cdrom"]),
-        cloud_init=_cloud_init(flags),
-        nics=_nics(flags["networks"]),
+        cdrom=absolute(flags["cdrom"]),
+        cloud_init=parse_cloud_init(flags),
+        nics=parse_nics(flags["networks"]),
         port_bindings=bindings or None,
         hostname=flags["hostname"],
         autostart=flags["autostart"],
@@ -255,319 +238,8 @@ def autostart(ctx: click.Context, names: tuple[str, ...], disable: bool) -> None
     for_each(names, lambda name: client.do(routes.VM_UPDATE, body=change, id=name))
 
 
-# --- looking at it ---
-
-
-@vm.command()
-@click.option(
-    "--detach-keys", default=CONSOLE_KEYS, help="Keys that leave the console [ctrl-]; ctrl-p,ctrl-q]"
-)
-@click.argument("name")
-@click.pass_context
-def console(ctx: click.Context, name: str, detach_keys: str) -> None:
-    """Connect to the serial console of a running machine."""
-    try:
-        keys = parse_detach_keys(detach_keys)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    hijacked = get_client(ctx).hijack(routes.VM_CONSOLE, tty=True, id=name)
-    if is_terminal(0):
-        click.echo(f"Connected to {name}; {detach_keys} or ctrl-p,ctrl-q leaves.", err=True)
-    with raw_terminal(wanted=True):
-        pump(hijacked, stdin=True, detach_keys=keys)
-    hijacked.close()
-
-
-@vm.command()
-@click.argument("name")
-@click.pass_context
-def logs(ctx: click.Context, name: str) -> None:
-    """Print what is kept of the serial console."""
-    with get_client(ctx).stream(routes.VM_LOGS, id=name) as answer:
-        sys.stdout.buffer.write(answer.read())
-
-
-@vm.command()
-@click.argument("name")
-@click.argument("file")
-@click.pass_context
-def screenshot(ctx: click.Context, name: str, file: str) -> None:
-    """Write the screen of a machine to FILE as PNG; - is the standard output."""
-    with get_client(ctx).stream(routes.VM_SCREENSHOT, id=name) as answer:
-        content = answer.read()
-    if file == "-":
-        sys.stdout.buffer.write(content)
-    else:
-        Path(file).write_bytes(content)
-
-
-@vm.command()
-@click.argument("name")
-@click.pass_context
-def vnc(ctx: click.Context, name: str) -> None:
-    """Let a VNC client in: print where, and a password for the next minute."""
-    found = get_client(ctx).call(routes.VM_VNC, returns=VmVnc, id=name)
-    click.echo(f"{found.host}:{found.port} password {found.password} (for {found.valid_seconds} s)")
-
-
-@vm.command()
-@_names
-@click.pass_context
-def stats(ctx: click.Context, names: tuple[str, ...]) -> None:
-    """Print what running machines take of the host."""
-    client = get_client(ctx)
-    rows = []
-    for name in names:
-        found = client.call(routes.VM_STATS, returns=VmStats, id=name)
-        rows.append(
-            {
-                "Name": name,
-                "Cpu": f"{found.cpu_ns / 1e9:.1f} s",
-                "Memory": format_size(found.memory_bytes),
-                "Io": f"{format_size(found.read_bytes)} / {format_size(found.write_bytes)}",
-            }
-        )
-    print_rows(rows, (("NAME", "Name"), ("CPU TIME", "Cpu"), ("MEMORY", "Memory"), ("DISK I/O", "Io")), None)
-
-
-@vm.command()
-@click.argument("name")
-@click.pass_context
-def port(ctx: click.Context, name: str) -> None:
-    """List the published ports of a running machine."""
-    found = get_client(ctx).call(routes.VM_INSPECT, returns=Vm, id=name)
-    for key, bindings in sorted((found.ports or {}).items()):
-        for binding in bindings:
-            click.echo(f"{key} -> {binding.host_ip}:{binding.host_port}")
-
-
-@vm.command(context_settings={"ignore_unknown_options": True})
-@click.option("-l", "--user", default="", help="User to log in as [the one that cloud-init made]")
-@click.argument("name")
-@click.argument("command", nargs=-1)
-@click.pass_context
-def ssh(ctx: click.Context, name: str, user: str, command: tuple[str, ...]) -> None:
-    """Log in to a running machine by ssh, at its address on its first network."""
-    found = get_client(ctx).call(routes.VM_INSPECT, returns=Vm, id=name)
-    if not found.networks:
-        raise click.ClickException(f"{name} is {found.state} and has no address")
-    user = user or (found.config.cloud_init.user if found.config.cloud_init else "")
-    address = found.networks[0].address.partition("/")[0]
-    # Every machine has a new key, and addresses are used again: what ssh remembers would be another's.
-    words = [
-        "ssh",
-        "-o",
-        "StrictHostKeyChecking=no",
-        "-o",
-        "UserKnownHostsFile=/dev/null",
-        "-o",
-        "LogLevel=ERROR",
-    ]
-    try:
-        os.execvp("ssh", [*words, f"{user}@{address}" if user else address, *command])
-    except FileNotFoundError:
-        raise click.ClickException("ssh is not installed: apt install openssh-client") from None
-
-
-@vm.command("exec", context_settings={"ignore_unknown_options": True})
-@click.option("-e", "--env", multiple=True, metavar="KEY=VALUE", help="Set environment variables")
-@click.option("-i", "--interactive", is_flag=True, help="Pass standard input, read to its end first")
-@click.option("-t", "--timeout", type=int, default=60, help="Seconds to wait for it [60]")
-@click.argument("name")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.pass_context
-def exec_(
-    ctx: click.Context,
-    name: str,
-    command: tuple[str, ...],
-    env: tuple[str, ...],
-    interactive: bool,
-    timeout: int,
-) -> None:
-    """Run COMMAND in a guest by its qemu-guest-agent, and print what it wrote when it has ended."""
-    body = VmExec(
-        cmd=list(command),
-        env=list(env) or None,
-        stdin=sys.stdin.buffer.read() if interactive else b"",
-        timeout=timeout,
-    )
-    done = get_client(ctx).call(routes.VM_EXEC, body=body, returns=VmExecResult, id=name)
-    sys.stdout.buffer.write(done.stdout)
-    sys.stdout.buffer.flush()
-    sys.stderr.buffer.write(done.stderr)
-    if done.truncated:
-        click.echo("(the guest agent kept only the beginning of the output)", err=True)
-    raise click.exceptions.Exit(done.exit_code)
-
-
-# --- snapshots ---
-
-
-@vm.group()
-def snapshot() -> None:
-    """Manage snapshots: of a running machine with its memory, of a stopped one of its disks."""
-
-
-@snapshot.command("create")
-@click.argument("name")
-@click.argument("snapshot")
-@click.pass_context
-def snapshot_create(ctx: click.Context, name: str, snapshot: str) -> None:
-    """Keep the present state of a machine."""
-    get_client(ctx).do(routes.VM_SNAPSHOT_SAVE, body=VmSnapshotSave(name=snapshot), id=name)
-
-
-@snapshot.command("ls")
-@click.argument("name")
-@click.pass_context
-def snapshot_list(ctx: click.Context, name: str) -> None:
-    """List the snapshots of a machine."""
-    found = get_client(ctx).call(routes.VM_SNAPSHOT_LIST, returns=list[VmSnapshot], id=name)
-    rows = [
-        {
-            "Name": one.name,
-            "Created": one.created,
-            "Memory": format_size(one.memory_bytes) if one.memory_bytes else "none",
-        }
-        for one in found
-    ]
-    print_rows(rows, (("NAME", "Name"), ("CREATED", "Created"), ("MEMORY", "Memory")), None)
-
-
-@snapshot.command("restore")
-@click.argument("name")
-@click.argument("snapshot")
-@click.pass_context
-def snapshot_restore(ctx: click.Context, name: str, snapshot: str) -> None:
-    """Go back to a snapshot; what has changed since is lost."""
-    get_client(ctx).do(routes.VM_SNAPSHOT_LOAD, id=name, snapshot=snapshot)
-
-
-@snapshot.command("rm")
-@click.argument("name")
-@click.argument("snapshot")
-@click.pass_context
-def snapshot_remove(ctx: click.Context, name: str, snapshot: str) -> None:
-    """Forget a snapshot."""
-    get_client(ctx).do(routes.VM_SNAPSHOT_DELETE, id=name, snapshot=snapshot)
-
-
-# --- disks and networks ---
-
-
-@vm.group()
-def disk() -> None:
-    """Manage the disks of a machine."""
-
-
-@disk.command("add")
-@click.argument("name")
-@click.argument("what", metavar="[NAME=]IMAGE[:SIZE]|[NAME=]SIZE")
-@click.pass_context
-def disk_add(ctx: click.Context, name: str, what: str) -> None:
-    """Give a stopped machine one more disk."""
-    client = get_client(ctx)
-    click.echo(client.call(routes.VM_DISK_ADD, body=parse_disk(what), returns=VmDiskAdded, id=name).name)
-
-
-@disk.command("resize")
-@click.argument("name")
-@click.argument("disk")
-@click.argument("size")
-@click.pass_context
-def disk_resize(ctx: click.Context, name: str, disk: str, size: str) -> None:
-    """Let a disk grow to SIZE."""
-    body = VmDiskResize(size=values.parse_size(size))
-    get_client(ctx).do(routes.VM_DISK_RESIZE, body=body, id=name, disk=disk)
-
-
-@disk.command("rm")
-@click.argument("name")
-@click.argument("disk")
-@click.pass_context
-def disk_remove(ctx: click.Context, name: str, disk: str) -> None:
-    """Remove a disk of a stopped machine, with all that is on it."""
-    get_client(ctx).do(routes.VM_DISK_DELETE, id=name, disk=disk)
-
-
-@vm.group()
-def network() -> None:
-    """Manage the networks of a stopped machine."""
-
-
-@network.command("connect")
-@click.argument("name")
-@click.argument("network", metavar="NETWORK[,ip=…,mac=…,alias=…]")
-@click.pass_context
-def network_connect(ctx: click.Context, name: str, network: str) -> None:
-    """Put a machine on one more network."""
-    get_client(ctx).do(routes.VM_CONNECT, body=_nic(network), id=name)
-
-
-@network.command("disconnect")
-@click.argument("name")
-@click.argument("network")
-@click.pass_context
-def network_disconnect(ctx: click.Context, name: str, network: str) -> None:
-    """Take a machine off a network."""
-    get_client(ctx).do(routes.VM_DISCONNECT, id=name, network=network)
-
-
-# --- reading flags ---
-
-
-def parse_disk(text: str) -> MachineDisk:
-    """Read ``[NAME=]IMAGE[:SIZE]`` or ``[NAME=]SIZE``; an image has a slash or a dot in it."""
-    name, separator, rest = text.partition("=")
-    if not separator or "/" in name:
-        name, rest = "", text
-    if "/" not in rest and not Path(rest.partition(":")[0]).is_file():
-        return MachineDisk(name=name, size=values.parse_size(rest))
-    source, colon, size = rest.rpartition(":")
-    if not colon:
-        source, size = rest, ""
-    return MachineDisk(name=name, source=_absolute(source), size=values.parse_size(size) if size else 0)
-
-
-def _absolute(name: str) -> str:
-    return str(Path(name).expanduser().absolute()) if name else ""
-
-
-def _nics(networks: tuple[str, ...]) -> list[MachineNic] | None:
-    if not networks:
-        return None
-    return [] if networks == ("none",) else [_nic(text) for text in networks]
-
-
-def _nic(text: str) -> MachineNic:
-    name, *options = text.split(",")
-    fields = dict(word.partition("=")[::2] for word in options)
-    unknown = set(fields) - {"ip", "mac", "alias"}
-    if unknown:
-        raise click.BadParameter(f"invalid network option: {min(unknown)}")
-    aliases = [fields["alias"]] if "alias" in fields else None
-    return MachineNic(network=name, address=fields.get("ip", ""), mac=fields.get("mac", ""), aliases=aliases)
-
-
-def _cloud_init(flags: dict[str, Any]) -> CloudInit | None:  # Any: as in create
-    keys = [line for file in flags["keys"] for line in _read(file).splitlines() if line.strip()]
-    wanted = CloudInit(
-        user=flags["user"],
-        ssh_keys=keys or None,
-        password=flags["password"],
-        packages=list(flags["packages"]) or None,
-        user_data=_read(flags["user_data"]) if flags["user_data"] else "",
-    )
-    return wanted if wanted != CloudInit() or flags["cloud_init"] else None
-
-
-def _read(name: str) -> str:
-    try:
-        return Path(name).read_text()
-    except OSError as error:
-        raise click.BadParameter(f"open {name}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise click.BadParameter(f"{name} contains invalid utf8 bytes") from error
+for _command in (*vm_copies.COMMANDS, *vm_guest.COMMANDS, *vm_parts.GROUPS):
+    vm.add_command(_command)
 
 
 def _row(one: Vm) -> dict[str, str]:

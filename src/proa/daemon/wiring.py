@@ -33,6 +33,7 @@ from proa.host.cgroup import ensure_hierarchies
 from proa.host.database import Database
 from proa.image.images import Images
 from proa.machines.dhcp import Dhcp
+from proa.machines.downloads import UNUSED_S, Downloads
 from proa.machines.driver import Driver
 from proa.machines.store import MachineStore
 from proa.model.errors import EngineError, Unavailable
@@ -121,11 +122,14 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             missing=missing,
         )
         engine = build_engine(stores, hulls=hulls, events=events, facts=facts, tasks=tasks)
+        downloads = Downloads(config.data_root / "machine-images", stores.registries)
+        downloads.prune(unused_s=UNUSED_S)
         driver = Driver(
             config.data_root / "machines",
             config.exec_root / "machines",
             accelerator,
             missing.get(ISOLATION_VM, ""),
+            downloads=downloads,
         )
         machines = _make_machines(config, stores, driver, events, tasks)
         engine.restore.attached_elsewhere = machines.lives.alive_ids

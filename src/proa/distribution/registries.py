@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from anyio import to_thread
 
 from proa.distribution.endpoints import credentials_for, find_endpoints, login_domain
+from proa.distribution.errors import RegistryFailed
 from proa.distribution.timings import Timings
 from proa.distribution.trust import Trust
 from proa.model.errors import InvalidParameter
@@ -100,6 +101,31 @@ class Registries:
                 raise InvalidParameter(f"invalid response status {answer.status}: {url}")
             yield answer.content.iter_chunked(FETCH_PIECE_BYTES)
 
+    @asynccontextmanager
+    async def fetch_from(self, url: str, offset: int) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
+        """Give the content of an address from a byte on, and the byte that it does begin with: 0 when the
+        server gives nothing but the whole.
+
+        :raises RegistryFailed: as ``fetch``, and for a status that may pass (429, 5xx).
+        :raises InvalidParameter: it answers with another status than 200 or 206.
+        """
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        async with self._transport() as transport, transport.send("GET", url, headers=headers) as answer:
+            if answer.status == 416 and offset:  # there is nothing after it
+                yield offset, _nothing()
+                return
+            if answer.status == 429 or answer.status >= 500:
+                raise RegistryFailed(f"response status {answer.status}: {url}", is_passing=True)
+            if answer.status not in (200, 206):
+                raise InvalidParameter(f"invalid response status {answer.status}: {url}")
+            begins = 0
+            if answer.status == 206:
+                told = answer.headers.get("Content-Range", "")
+                if not told.startswith(f"bytes {offset}-"):
+                    raise RegistryFailed(f"{url}: asked for bytes from {offset} on, got {told[:80]!r}")
+                begins = offset
+            yield begins, answer.content.iter_chunked(FETCH_PIECE_BYTES)
+
     def proxies(self) -> Sequence[str]:
         """Return HTTP, HTTPS and exempted hosts as they may be shown: without passwords."""
         values = (
@@ -114,6 +140,11 @@ class Registries:
             settings=self.settings, trust=self._trust, environment=self._environment, timings=self.timings
         ) as transport:
             yield transport
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for piece in list[bytes]():
+        yield piece
 
 
 async def _load(name: str) -> ModuleType:

@@ -61,6 +61,7 @@ IFLA_BR_FORWARD_DELAY = 1
 IFLA_BR_STP_STATE = 5
 IFLA_BRPORT_MODE = 4
 IFLA_BRPORT_ISOLATED = 33
+IFLA_BRPORT_LOCKED = 39  # Linux 5.18; older kernels leave it out of account
 VETH_INFO_PEER = 1
 IFLA_MACVLAN_MODE = 1
 IFLA_IPVLAN_MODE = 1
@@ -199,13 +200,17 @@ def set_link(
     return Message(RTM_NEWLINK, 0, body, f"change link {index}")
 
 
-def set_port(index: int, *, isolated: bool, hairpin: bool) -> Message:
-    """Set how a bridge port forwards: never to another isolated port; back to where a frame came from."""
+def set_port(index: int, *, isolated: bool, hairpin: bool, locked: bool) -> Message:
+    """Set how a bridge port forwards: never to another isolated port; back to where a frame came from.
+
+    :param locked: nothing but what comes from a MAC address that has been fixed to this port.
+    """
     body = _IFINFO.pack(socket.AF_BRIDGE, 0, index, 0, 0)
     body += nested(
         IFLA_PROTINFO | NLA_F_NESTED,
         attribute(IFLA_BRPORT_MODE, bytes([hairpin])),
         attribute(IFLA_BRPORT_ISOLATED, bytes([isolated])),
+        attribute(IFLA_BRPORT_LOCKED, bytes([locked])),
     )
     return Message(RTM_SETLINK, 0, body, f"set up bridge port {index}")
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from proa.model.errors import Conflict, Internal, InvalidParameter, Unavailable
+from proa.model.errors import Conflict, EngineError, Internal, InvalidParameter, Unavailable
 
 GREETING_TIMEOUT_S = 5.0  # an agent answers at once, but may be starved under emulation
 ANSWER_TIMEOUT_S = 30.0
@@ -74,6 +75,26 @@ async def run_in_guest(
                     return _result_of(status)
                 await anyio.sleep(_POLL_S[min(round_, len(_POLL_S) - 1)])
     raise Unavailable(f"the command did not end within {timeout_s:g} s; it goes on in the guest")
+
+
+@asynccontextmanager
+async def frozen(path: Path) -> AsyncIterator[None]:
+    """Hold the guest's file systems at rest for the span of the block, which is to be short.
+
+    A guest without an agent, or with one that refuses, is not held: what is copied then is as after a power
+    cut, which file systems are made for.
+    """
+    async with AsyncExitStack() as stack:
+        with contextlib.suppress(EngineError):
+            agent = await stack.enter_async_context(_conversation(path))
+            stack.push_async_callback(_thaw, agent)
+            await agent.ask("guest-fsfreeze-freeze", {})
+        yield
+
+
+async def _thaw(agent: _Agent) -> None:
+    with anyio.CancelScope(shield=True), contextlib.suppress(EngineError):
+        await agent.ask("guest-fsfreeze-thaw", {})
 
 
 def _result_of(status: Answer) -> GuestResult:

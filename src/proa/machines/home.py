@@ -6,7 +6,10 @@
         kernel, initrd, firmware     copies of what the user named
         variables.fd                 of UEFI
         seed.iso                     for cloud-init
+        cdrom.iso                    an installer that was fetched; others lie where they lie
         console.log, console.log.1   what the serial console printed, bounded
+
+    <data root>/machines/.work-<random>/   files on their way in or out; cleared when a daemon starts
 
     <exec root>/machines/<short id>/ of one run; gone after a reboot of the host
         monitor, events, console, agent   sockets that QEMU listens on
@@ -59,6 +62,10 @@ class MachineHome:
     @property
     def seed(self) -> Path:
         return self.data / "seed.iso"
+
+    @property
+    def cdrom(self) -> Path:
+        return self.data / "cdrom.iso"
 
     @property
     def variables(self) -> Path:

@@ -45,10 +45,16 @@ _TOOL_CPU_S = 1800
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What the beginning of an image tells. ``size`` is what a guest sees, in bytes; 0 for a raw image."""
+    """What the beginning of an image tells.
 
-    format: str  # qcow2, raw
+    :ivar format: qcow2 or raw.
+    :ivar size: what a guest sees, in bytes; 0 for a raw image.
+    :ivar snapshots: how many are inside it.
+    """
+
+    format: str
     size: int = 0
+    snapshots: int = 0
 
 
 def parse_header(head: bytes) -> Header:
@@ -92,7 +98,8 @@ def parse_header(head: bytes) -> Header:
     check_size(size)
     if l1_size * 8 > MAX_L1_BYTES:
         raise InvalidParameter("the qcow2 image has a table that does not fit its size")
-    return Header(format="qcow2", size=size)
+    (snapshots,) = struct.unpack_from(">I", head, 60)
+    return Header(format="qcow2", size=size, snapshots=snapshots)
 
 
 def check_size(size: int) -> None:
@@ -113,10 +120,11 @@ async def copy_in(source: Path, target: Path) -> None:
     target.chmod(0o600)
 
 
-async def import_disk(source: Path, target: Path, *, size: int, user: int | None) -> None:
+async def import_disk(source: Path, target: Path, *, size: int, user: int | None, take: bool = False) -> None:
     """Make the disk ``target`` (qcow2) of an image of the host. On failure nothing is left of it.
 
     :param size: of the disk; 0 takes the image's.
+    :param take: the image is ours, on the same file system, and is used up instead of copied.
     :raises InvalidParameter: the image cannot be taken, or is larger than ``size``.
     :raises ToolFailed: the host's disk is full, or such.
     """
@@ -124,7 +132,10 @@ async def import_disk(source: Path, target: Path, *, size: int, user: int | None
     work.mkdir(mode=0o700)
     try:
         copy = work / "source"
-        await copy_in(source, copy)
+        if take:
+            source.replace(copy)
+        else:
+            await copy_in(source, copy)
         with copy.open("rb") as file:
             header = parse_header(file.read(HEADER_BYTES))
         length = header.size or -(-copy.stat().st_size // SECTOR_BYTES) * SECTOR_BYTES
@@ -166,13 +177,24 @@ async def resize(disk: Path, size: int) -> None:
     await _qemu_img(["resize", "-q", "-f", "qcow2", disk.name, str(size)], cwd=disk.parent)
 
 
-def size_of(disk: Path) -> int:
-    """Return what the guest sees of a disk of ours, in bytes; 0 when it is missing."""
+def check_own(disk: Path) -> None:
+    """Look at a disk of ours before a program reads it with root's rights.
+
+    A guest that has broken out into its QEMU can have written the header. Raises InvalidParameter.
+    """
+    with disk.open("rb") as file:
+        header = parse_header(file.read(HEADER_BYTES))
+    if header.format != "qcow2":
+        raise InvalidParameter(f"disk {disk.stem} is no qcow2 image any more")
+
+
+def header_of(disk: Path) -> Header:
+    """Return what the header of a disk of ours tells; an empty one when it is missing."""
     try:
         with disk.open("rb") as file:
-            return parse_header(file.read(HEADER_BYTES)).size
+            return parse_header(file.read(HEADER_BYTES))
     except (OSError, InvalidParameter):
-        return 0
+        return Header(format="raw")
 
 
 async def _qemu_img(words: Sequence[str], *, cwd: Path, user: int | None = None) -> None:

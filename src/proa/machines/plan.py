@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proa.runtime.vm.cmdline import option, option_of
+from proa.runtime.vm.cmdline import confinement, option, option_of
+from proa.runtime.vm.machine import RunAs
 
 MIB = 1024 * 1024
 TB_CACHE_MIB = 256  # of translated code under TCG; the default would be a quarter of the host's memory
@@ -110,7 +111,7 @@ class Plan:
     """One start of one machine.
 
     :ivar identifier: of the machine; its first 32 digits are the guest's UUID.
-    :ivar run_as: uid and gid that QEMU takes once everything is open; None: it stays what it is.
+    :ivar run_as: None: it stays what it is.
     """
 
     qemu: Path
@@ -129,7 +130,7 @@ class Plan:
     cdrom: Path | None = None
     nics: Sequence[Nic] = ()
     headless: bool = False
-    run_as: int | None = None
+    run_as: RunAs | None = None
 
 
 def render(plan: Plan) -> list[str]:
@@ -137,7 +138,7 @@ def render(plan: Plan) -> list[str]:
     return [
         str(plan.qemu),
         *_base(plan),
-        *_confinement(plan),
+        *confinement(plan.run_as),
         *_firmware(plan.firmware),
         *_kernel(plan),
         *_monitors(plan.sockets),
@@ -167,16 +168,6 @@ def _base(plan: Plan) -> Iterator[str]:
     yield from ("-smp", str(plan.cpus), "-m", f"{plan.memory_bytes // MIB}M")
     yield from ("-rtc", "base=utc")
     yield from ("-device", "virtio-rng-pci")
-
-
-def _confinement(plan: Plan) -> Iterator[str]:
-    elevate = "deny" if plan.run_as is None else "allow"  # to take the other uid it needs setuid once
-    yield from (
-        "-sandbox",
-        option("on", obsolete="deny", elevateprivileges=elevate, spawn="deny", resourcecontrol="deny"),
-    )
-    if plan.run_as is not None:
-        yield from ("-runas", f"{plan.run_as}:{plan.run_as}")
 
 
 def _firmware(firmware: Firmware) -> Iterator[str]:

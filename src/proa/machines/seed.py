@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cloud-init is told: the NoCloud seed, an ISO image with the label CIDATA.
 
-    meta-data        the machine's id (a new one makes cloud-init begin anew) and host name
+    meta-data        the instance (a new one makes cloud-init begin anew) and host name
     user-data        the user's own document, or one made of the options
 
 There is no network-config: guests get their addresses by DHCP, so what is in an image by default fits.
@@ -20,14 +20,14 @@ import msgspec
 
 from proa.host import process
 from proa.model.errors import InvalidParameter, Unavailable
-from proa.model.machine import CloudInit, MachineId
+from proa.model.machine import CloudInit
 
 MAX_USER_DATA_BYTES = 1024 * 1024
 
 
-def meta_data(machine_id: MachineId, hostname: str) -> bytes:
+def meta_data(instance_id: str, hostname: str) -> bytes:
     """Return meta-data. JSON, which is YAML."""
-    return msgspec.json.encode({"instance-id": machine_id, "local-hostname": hostname}) + b"\n"
+    return msgspec.json.encode({"instance-id": instance_id, "local-hostname": hostname}) + b"\n"
 
 
 def user_data(wanted: CloudInit) -> bytes:
@@ -63,9 +63,9 @@ def user_data(wanted: CloudInit) -> bytes:
     return b"#cloud-config\n" + msgspec.json.encode(document) + b"\n"
 
 
-async def make_seed(target: Path, machine_id: MachineId, hostname: str, wanted: CloudInit) -> None:
+async def make_seed(target: Path, instance_id: str, hostname: str, wanted: CloudInit) -> None:
     """Make the image. Raises InvalidParameter, Unavailable (no xorriso), ToolFailed."""
-    content = {"meta-data": meta_data(machine_id, hostname), "user-data": user_data(wanted)}
+    content = {"meta-data": meta_data(instance_id, hostname), "user-data": user_data(wanted)}
     if shutil.which("xorriso") is None:
         raise Unavailable("a cloud-init seed needs xorriso: apt install xorriso")
     work = target.with_name("seed")

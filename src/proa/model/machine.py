@@ -104,6 +104,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     :ivar reason: how its last run ended, in words; empty before.
     :ivar boot_id: of the host, when its state was last changed: after a reboot it is another one.
+    :ivar instance_id: what cloud-init knows it by; empty: its id. A machine that was imported keeps it.
     """
 
     id: MachineId
@@ -115,3 +116,4 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     finished_at_ns: int = 0
     reason: str = ""
     boot_id: str = ""
+    instance_id: str = ""

@@ -106,7 +106,7 @@ class DeviceMaker:
             self._make_sub_device(plug, namespace)
         else:
             index = self._make_veth(plug, namespace) if namespace else self._make_tap(plug, undo)
-            self._set_up_port(plug, index)
+            self._set_up_port(plug, index, is_guests=namespace is None)
 
     def _make_sub_device(self, plug: Plug, namespace: Namespace) -> None:
         interface = plug.interface
@@ -158,9 +158,10 @@ class DeviceMaker:
         )
         return index
 
-    def _set_up_port(self, plug: Plug, index: int) -> None:
+    def _set_up_port(self, plug: Plug, index: int, *, is_guests: bool) -> None:
         messages = [fix_port_of_mac(index, plug.interface.mac)]
         hairpin = is_bridge_filtered()
-        if plug.isolated or hairpin:
-            messages.append(set_port(index, isolated=plug.isolated, hairpin=hairpin))
+        if plug.isolated or hairpin or is_guests:
+            # A guest's kernel sends what it likes: the bridge takes from it what comes from its own MAC.
+            messages.append(set_port(index, isolated=plug.isolated, hairpin=hairpin, locked=is_guests))
         self._route.transact(*messages)

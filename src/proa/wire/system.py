@@ -146,6 +146,16 @@ class Info(ApiStruct, frozen=True, kw_only=True):
     cdi_spec_dirs: list[str] = msgspec.field(default_factory=list, name="CDISpecDirs")
 
 
+class VmUsage(ApiStruct, frozen=True, kw_only=True):
+    """What a full machine takes on disk: proa's own, Docker has no such thing."""
+
+    id: str
+    name: str
+    state: str
+    size: int  # bytes that the host holds, snapshots and their memory among them
+    snapshots: int = 0
+
+
 class DiskUsage(ApiStruct, frozen=True, kw_only=True):
     """A part that was not asked for is null."""
 
@@ -154,6 +164,7 @@ class DiskUsage(ApiStruct, frozen=True, kw_only=True):
     containers: list[ContainerSummary] | None = None
     volumes: list[Volume] | None = None
     build_cache: list[BuildCacheRecord] | None = None
+    virtual_machines: list[VmUsage] | UnsetType = UNSET  # proa's own: only when type=vm is asked for
 
 
 class EventActor(ApiStruct, frozen=True, kw_only=True):

@@ -35,5 +35,9 @@ VM_SNAPSHOT_LOAD = Route("POST", "/vms/{id}/snapshots/{snapshot}/restore")
 VM_SNAPSHOT_DELETE = Route("DELETE", "/vms/{id}/snapshots/{snapshot}")
 VM_CONNECT = Route("POST", "/vms/{id}/networks")
 VM_DISCONNECT = Route("DELETE", "/vms/{id}/networks/{network}")
+VM_FORK = Route("POST", "/vms/{id}/fork")
+VM_EXPORT = Route("GET", "/vms/{id}/export")
+VM_PRUNE = Route("POST", "/vms/prune")
+VM_IMPORT = Route("POST", "/vms/import")
 
 ROUTES: dict[str, Route] = {name: value for name, value in globals().items() if isinstance(value, Route)}

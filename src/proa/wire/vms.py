@@ -56,6 +56,12 @@ class VmDiskResize(ApiStruct, frozen=True, kw_only=True):
     size: int  # bytes
 
 
+class VmPruned(ApiStruct, frozen=True, kw_only=True):
+    """What images that were fetched by address took on disk."""
+
+    space_reclaimed: int  # bytes
+
+
 class VmDiskAdded(ApiStruct, frozen=True, kw_only=True):
     name: str
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from proa.cli.vms import parse_disk
+from proa.cli.vm_flags import parse_disk
 from proa.model.machine import MachineDisk
 from proa.wire import vm_routes
 
@@ -22,6 +22,10 @@ DESCRIPTION = Path(__file__).parents[3] / "docs" / "reference" / "vms.yaml"
         ("data=1g", MachineDisk(name="data", size=1 << 30)),
         ("/a/b.qcow2", MachineDisk(source="/a/b.qcow2")),
         ("/a/b.qcow2:1g", MachineDisk(source="/a/b.qcow2", size=1 << 30)),
+        ("https://h:81/a.img", MachineDisk(source="https://h:81/a.img")),
+        ("https://h/a.img:1g", MachineDisk(source="https://h/a.img", size=1 << 30)),
+        ("r=https://h/a?b=c#sha256:01", MachineDisk(name="r", source="https://h/a?b=c#sha256:01")),
+        ("https://h/a#sha256:01:1g", MachineDisk(source="https://h/a#sha256:01", size=1 << 30)),
         ("root=/a/b=c.img:1g", MachineDisk(name="root", source="/a/b=c.img", size=1 << 30)),
     ],
 )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from proa.machines.plan import BOARDS, Drive, Firmware, Nic, Plan, Sockets, render
+from proa.runtime.vm.machine import RunAs
 
 PLAN = Plan(
     qemu=Path("/usr/bin/qemu"),
@@ -23,7 +24,7 @@ PLAN = Plan(
     ),
     cdrom=Path("/i.iso"),
     nics=(Nic(tap="tap7", mac="52:54:00:00:00:01"),),
-    run_as=1234,
+    run_as=RunAs(uid=1234, root=Path("/run/m"), has_run_with=False),
 )
 
 
@@ -62,6 +63,7 @@ def test_it_is_confined() -> None:
         "on,obsolete=deny,elevateprivileges=allow,spawn=deny,resourcecontrol=deny"
     ]
     assert values(words, "-runas") == ["1234:1234"]
+    assert values(words, "-chroot") == ["/run/m"]
     words = render(replace(PLAN, run_as=None))
     assert "elevateprivileges=deny" in values(words, "-sandbox")[0]
     assert "-runas" not in words

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from proa.runtime.vm.cmdline import option, render
-from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, Shape
+from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, RunAs, Shape
+from proa.runtime.vm.nics import SPARES
 
 SHAPE = Shape(memory_bytes=256 << 20, vcpus=2, nics=1)
 DEVICES = [
@@ -20,8 +21,9 @@ DEVICES = [
     "virtio-blk-device,id=new,drive=new-node",
     "virtio-blk-device,id=kept,drive=kept-node",
     "virtio-net-device,id=net0-nic,netdev=net0,mac=02:70:72:6f:00:00",
-    "virtio-net-device,id=spare0-nic,netdev=spare0,mac=02:70:72:6f:01:00",
+    *(f"virtio-net-device,id=spare{n}-nic,netdev=spare{n},mac=02:70:72:6f:01:0{n}" for n in range(SPARES)),
 ]
+HUBS = [f"hubport,id=spare{n},hubid={n}" for n in range(SPARES)]
 
 
 def template() -> Machine:
@@ -36,7 +38,6 @@ def template() -> Machine:
         is_template=True,
         new=Disk(path=Path("/t/new")),
         taps=("tap%d",),
-        spares=1,
     )
 
 
@@ -54,8 +55,7 @@ def clone() -> Machine:
         layers=Disk(path=Path("/x/layers.vmdk"), is_vmdk=True, read_only=True),
         kept=Disk(path=Path("/w.ext4")),
         taps=("tap-a",),
-        spares=1,
-        run_as=4711,
+        run_as=RunAs(uid=4711, root=Path("/h,1"), has_run_with=False),
     )
 
 
@@ -103,10 +103,10 @@ def test_a_clone() -> None:
     assert values(words, "-incoming") == ["defer"]
     assert "-kernel" not in words
     assert values(words, "-runas") == ["4711:4711"]
-    assert values(words, "-netdev") == [
-        "tap,id=net0,ifname=tap-a,script=no,downscript=no,vnet_hdr=on",
-        "hubport,id=spare0,hubid=0",
-    ]
+    assert values(words, "-chroot") == ["/h,1"]
+    newer = RunAs(uid=4711, root=Path("/h,1"), has_run_with=True)
+    assert values(render(replace(clone(), run_as=newer)), "-run-with") == ["chroot=/h,,1"]
+    assert values(words, "-netdev") == ["tap,id=net0,ifname=tap-a,script=no,downscript=no,vnet_hdr=on"]
     assert values(words, "-blockdev") == [
         "driver=vmdk,node-name=layers-node,read-only=on,discard=ignore,"
         "file.driver=file,file.filename=/x/layers.vmdk",
@@ -126,4 +126,4 @@ def test_commas_are_doubled_once() -> None:
 
 def test_a_tap_may_be_inherited() -> None:
     words = render(replace(clone(), taps=(7,)))
-    assert values(words, "-netdev") == ["tap,id=net0,fd=7", "hubport,id=spare0,hubid=0"]
+    assert values(words, "-netdev") == ["tap,id=net0,fd=7", *HUBS]

@@ -30,7 +30,7 @@ def kind(name: str) -> Kind:
 
 
 def pool_of(size: int) -> Pool:
-    tools = Tools(qemu=Path("/q"), fs_server=Path("/f"), accelerator="kvm")
+    tools = Tools(qemu=Path("/q"), fs_server=Path("/f"), accelerator="kvm", qemu_version="7.2.0")
     return Pool(size, tools=tools, exec_root=Path("/x"), root=Path("/p"))
 
 

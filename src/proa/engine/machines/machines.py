@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 
+import anyio.to_thread
 import msgspec
 
 from proa.engine.filters import Filters, check_filters, match_labels, match_text
 from proa.engine.machines import request as requests
+from proa.engine.machines.copies import Copies
 from proa.engine.machines.lives import Lives
 from proa.engine.names import random_name
 from proa.host.cgroup_usage import Usage
@@ -47,6 +49,15 @@ class MachineView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MachineUsage:
+    """What a machine takes of the host's disk, and how many snapshots are in that."""
+
+    machine: Machine
+    held_bytes: int
+    snapshots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MachineChange:
     """What a user wants changed; None leaves it."""
 
@@ -63,6 +74,7 @@ class Machines:
         self._driver = driver
         self._lives = lives
         self._networks = networks
+        self.copies = Copies(store=store, driver=driver, lives=lives, networks=networks)
 
     @property
     def lives(self) -> Lives:
@@ -107,6 +119,20 @@ class Machines:
     def usage(self, ref: str) -> Usage:
         """Return what QEMU takes of the host. Raises WrongState."""
         return self._lives.running(self._store.get(ref)).usage()
+
+    async def disk_usage(self) -> Sequence[MachineUsage]:
+        """Measure what each machine takes on disk, oldest machine first."""
+        return await anyio.to_thread.run_sync(
+            lambda: [
+                MachineUsage(machine=one, held_bytes=held, snapshots=count)
+                for one in self._store
+                for held, count in (self._driver.disk_usage(one),)
+            ]
+        )
+
+    async def prune_downloads(self) -> int:
+        """Remove the images that were fetched by address; return the bytes."""
+        return await self._driver.prune_downloads()
 
     # --- making and changing ---
 
@@ -302,7 +328,7 @@ class Machines:
     # --- machinery ---
 
     def _disk_paths(self, machine: Machine) -> Sequence[Path]:
-        return [self._driver.home(machine.id).disk(disk.name) for disk in machine.config.disks or ()]
+        return self._driver.checked_disks(machine)
 
     async def _find_snapshot(self, machine: Machine, name: str) -> Snapshot:
         paths = self._disk_paths(machine)

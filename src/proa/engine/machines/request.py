@@ -16,6 +16,7 @@ import msgspec
 
 from proa.engine.ports import parse_ports
 from proa.machines import images, seed
+from proa.machines.downloads import find_address
 from proa.model.config import ContainerConfig, HostConfig
 from proa.model.errors import InvalidParameter
 from proa.model.machine import MIB, Machine, MachineConfig, MachineDisk, MachineNic
@@ -40,6 +41,13 @@ def check_name(name: str) -> None:
         raise InvalidParameter(
             f"Invalid virtual machine name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
         )
+
+
+def check_instance(instance: str) -> str:
+    """Return the id that cloud-init knows a machine by. Raises InvalidParameter."""
+    if re.fullmatch(r"[a-zA-Z0-9.-]{1,128}", instance) is None:
+        raise InvalidParameter(f"invalid instance id: {instance!r}")
+    return instance
 
 
 def complete(config: MachineConfig) -> MachineConfig:
@@ -76,8 +84,9 @@ def check(config: MachineConfig) -> None:
         raise InvalidParameter("kernel arguments need a kernel")
     if len(config.kernel_arguments) > MAX_ARGUMENTS or "\0" in config.kernel_arguments:
         raise InvalidParameter(f"kernel arguments of more than {MAX_ARGUMENTS} bytes, or with NUL in them")
-    for path in (config.kernel, config.initrd, config.cdrom):
+    for path in (config.kernel, config.initrd):
         check_path(path)
+    check_source(config.cdrom)
     check_disks(config.disks or ())
     if config.cloud_init is not None:
         seed.user_data(config.cloud_init)
@@ -112,7 +121,13 @@ def check_disks(disks: Sequence[MachineDisk]) -> None:
             raise InvalidParameter(f"disk {disk.name} needs a size or a source")
         if disk.size:
             images.check_size(disk.size)
-        check_path(disk.source)
+        check_source(disk.source)
+
+
+def check_source(source: str) -> None:
+    """Raise InvalidParameter for what is neither an address nor an absolute path; "" is neither."""
+    if find_address(source) is None:
+        check_path(source)
 
 
 def check_path(path: str) -> None:

@@ -21,7 +21,6 @@ from proa.model.errors import EngineError, Internal, Unavailable
 from proa.runtime.vm import cmdline, messages, protocol, qemu
 from proa.runtime.vm.channel import AgentError, Channel
 from proa.runtime.vm.machine import Boot, Disk, Machine, Ports, Shape
-from proa.runtime.vm.nics import spares_for
 from proa.runtime.vm.protocol import Frame, FrameType
 from proa.runtime.vm.qemu import Console, HostProcess
 
@@ -106,7 +105,6 @@ def plan(
         is_template=True,
         new=Disk(path=new_disk),
         taps=(TEMPLATE_TAP,) * shape.nics,
-        spares=spares_for(shape.nics),
     )
 
 

@@ -56,6 +56,7 @@ class Tools:
     qemu: Path
     fs_server: Path
     accelerator: str
+    qemu_version: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,7 +97,7 @@ async def make_clone(
         inherited.callback(os.close, state_fd)
 
         def plan(ports: Ports) -> Machine:
-            return _machine(spec, shape, template, tools, layers, ports, state_fd)
+            return _machine(spec, shape, template, tools, home, layers, ports, state_fd)
 
         child = qemu.launch(
             home.path,
@@ -159,6 +160,7 @@ def _machine(
     shape: Shape,
     template: Template,
     tools: Tools,
+    home: Home,
     layers: LayersDisk,
     ports: Ports,
     state_fd: int,
@@ -177,8 +179,7 @@ def _machine(
         new=writable if spec.rootfs.is_new else Disk(),
         kept=Disk() if spec.rootfs.is_new else writable,
         taps=[interface.device for interface in spec.network.interfaces],
-        spares=spares_for(shape.nics),
-        run_as=qemu.user_of(spec.id),
+        run_as=qemu.rights_of(spec.id, home.path, tools.qemu_version),
     )
 
 

@@ -12,8 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from proa.runtime.vm.machine import MIB, PLACEHOLDER_BYTES, TB_CACHE_MIB, Disk, Incoming, Machine, Ports
-from proa.runtime.vm.nics import Card
+from proa.runtime.vm.machine import (
+    MIB,
+    PLACEHOLDER_BYTES,
+    TB_CACHE_MIB,
+    Disk,
+    Incoming,
+    Machine,
+    Ports,
+    RunAs,
+)
+from proa.runtime.vm.nics import Card, spares_for
 
 _MACHINE_TYPE = "microvm,x-option-roms=off,pit=on,pic=on,rtc=on,isa-serial=on,acpi=on,memory-backend=memory"
 # Numbers of the ports on the virtio-serial bus. Number 0 is reserved for a console.
@@ -25,7 +34,7 @@ def render(machine: Machine) -> list[str]:
     return [
         str(machine.qemu),
         *_base(machine),
-        *_confinement(machine),
+        *confinement(machine.run_as),
         *_processor(machine),
         *_memory(machine),
         *_beginning(machine),
@@ -36,7 +45,7 @@ def render(machine: Machine) -> list[str]:
         *_disk("new", machine.new),
         *_disk("kept", machine.kept),
         *(word for index, tap in enumerate(machine.taps) for word in _nic(index, tap)),
-        *(word for number in range(machine.spares) for word in _spare(number)),
+        *(word for number in range(spares_for(machine.shape.nics)) for word in _spare(number)),
     ]
 
 
@@ -51,6 +60,21 @@ def option_of(*kind: str, values: Mapping[str, str | int | Path]) -> str:
     return ",".join(word.replace(",", ",,") for word in words)
 
 
+def confinement(run_as: RunAs | None) -> Iterator[str]:
+    """Yield what takes QEMU's rights away before the guest runs."""
+    # To take another uid QEMU needs setuid once; afterwards, without capabilities and without execve, the
+    # call gives it nothing.
+    elevate = "deny" if run_as is None else "allow"
+    sandbox = option("on", obsolete="deny", elevateprivileges=elevate, spawn="deny", resourcecontrol="deny")
+    yield from ("-sandbox", sandbox)
+    if run_as is not None:
+        yield from ("-runas", f"{run_as.uid}:{run_as.uid}")
+        if run_as.has_run_with:
+            yield from ("-run-with", option(chroot=run_as.root))
+        else:
+            yield from ("-chroot", str(run_as.root))
+
+
 def _base(machine: Machine) -> Iterator[str]:
     yield from ("-name", option(machine.name))
     # Option ROMs only cost time. acpi=on: Debian's kernel has no virtio-mmio devices on its command line.
@@ -59,16 +83,6 @@ def _base(machine: Machine) -> Iterator[str]:
     yield from ("-nodefaults", "-no-user-config", "-display", "none")
     # The agent powers off, a panic reboots: both end QEMU.
     yield "-no-reboot"
-
-
-def _confinement(machine: Machine) -> Iterator[str]:
-    # To take another uid QEMU needs setuid once; afterwards, without capabilities and without execve, the
-    # call gives it nothing.
-    elevate = "deny" if machine.run_as is None else "allow"
-    sandbox = option("on", obsolete="deny", elevateprivileges=elevate, spawn="deny", resourcecontrol="deny")
-    yield from ("-sandbox", sandbox)
-    if machine.run_as is not None:
-        yield from ("-runas", f"{machine.run_as}:{machine.run_as}")
 
 
 def _processor(machine: Machine) -> Iterator[str]:

@@ -93,6 +93,7 @@ class ImageTemplates:
         *,
         qemu: Path,
         accelerator: str,
+        qemu_version: str,
         tasks: TaskGroup,
         made: Callable[[ImageTemplate, Shape, BlockRootfs], None],
     ) -> None:
@@ -100,6 +101,7 @@ class ImageTemplates:
         self._templates = templates
         self._qemu = qemu
         self._accelerator = accelerator
+        self._qemu_version = qemu_version
         self._tasks = tasks
         self._made = made
         self._starts: Counter[str] = Counter()
@@ -216,7 +218,7 @@ class ImageTemplates:
             layers=layers.disk,
             new=Disk(path=directory / "new"),
             taps=(TEMPLATE_TAP,) * shape.nics,
-            run_as=qemu.user_of(secrets.token_hex(4)),
+            run_as=qemu.rights_of(secrets.token_hex(4), directory, self._qemu_version),
         )
 
     def _prune(self) -> None:

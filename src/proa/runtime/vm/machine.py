@@ -90,6 +90,21 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunAs:
+    """What QEMU gives its rights up for, once everything is open.
+
+    :ivar uid: the gid as well.
+    :ivar root: the directory that becomes its ``/``: one that only root may enter, so that nothing is left
+        that it could name.
+    :ivar has_run_with: whether this QEMU has ``-run-with``, which took the place of ``-chroot`` in 8.1.
+    """
+
+    uid: int
+    root: Path
+    has_run_with: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """Everything about one QEMU process.
 
@@ -97,9 +112,8 @@ class Machine:
     :ivar accelerator: "kvm" or "tcg".
     :ivar taps: for each NIC an interface of the host, in a template a pattern that the kernel numbers; or
         an inherited descriptor of a tap.
-    :ivar spares: NICs that no network is behind at the start (``nics``).
     :ivar is_template: what the guest writes goes to the memory file, to be saved with it.
-    :ivar run_as: uid and gid that QEMU takes once everything is open; None: it stays what it is.
+    :ivar run_as: None: it stays what it is.
     """
 
     qemu: Path
@@ -114,8 +128,7 @@ class Machine:
     new: Disk = Disk()
     kept: Disk = Disk()
     taps: Sequence[str | int] = ()
-    spares: int = 0
-    run_as: int | None = None
+    run_as: RunAs | None = None
 
 
 def memory_for(limit_bytes: int, default_bytes: int) -> int:

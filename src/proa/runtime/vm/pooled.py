@@ -58,7 +58,6 @@ from proa.runtime.vm.home import Home
 from proa.runtime.vm.image_template import ImageTemplate
 from proa.runtime.vm.machine import Disk, Incoming, Machine, Ports, Shape
 from proa.runtime.vm.monitor import IGNORE_SHARED, Monitor, open_monitor
-from proa.runtime.vm.nics import spares_for
 from proa.runtime.vm.protocol import FrameType
 from proa.runtime.vm.qemu import Console, HostProcess
 from proa.runtime.vm.rehearsal import rehearse
@@ -240,8 +239,7 @@ def _launch(
             layers=layers.disk,
             new=Disk(path=disk),
             taps=fds,
-            spares=spares_for(kind.shape.nics),
-            run_as=qemu.user_of(name),
+            run_as=qemu.rights_of(name, home, tools.qemu_version),
         )
 
     return qemu.launch(home, plan, pass_fds=(state_fd, *fds), log=log, exit_record=home / "exit")

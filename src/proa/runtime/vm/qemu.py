@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Collection
@@ -22,7 +23,7 @@ from proa.host import process, watch
 from proa.host.process import Spawned
 from proa.model.errors import Unavailable
 from proa.runtime.vm import cmdline
-from proa.runtime.vm.machine import Machine, Ports
+from proa.runtime.vm.machine import Machine, Ports, RunAs
 
 BACKLOG = 4  # clients that may wait while QEMU serves one
 CONSOLE_BYTES = 8 * 1024  # of kernel messages that are kept: a panic and what led to it
@@ -188,6 +189,22 @@ def user_of(identifier: str) -> int | None:
     """Return the uid and gid for the QEMU of a container; None when this process may not give it one."""
     uid = _FIRST_UID + int(identifier[:8], 16) % _UIDS
     return uid if os.geteuid() == 0 and _is_mapped(uid) else None
+
+
+def rights_of(identifier: str, root: Path, version: str) -> RunAs | None:
+    """Return what a QEMU of that version is to become; None when this process may not make it so.
+
+    :param root: a directory of the machine's own, which only root may enter.
+    """
+    uid = user_of(identifier)
+    if uid is None:
+        return None
+    number = re.match(r"(\d+)\.(\d+)", version)
+    return RunAs(
+        uid=uid,
+        root=root,
+        has_run_with=number is not None and (int(number[1]), int(number[2])) >= (8, 1),
+    )
 
 
 def _is_mapped(uid: int) -> bool:

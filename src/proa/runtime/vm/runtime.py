@@ -64,7 +64,12 @@ class VmRuntime:
         pool_size: int,
         pool_root: Path,
     ) -> None:
-        self._tools = Tools(qemu=accelerator.qemu, fs_server=lib / "fs-server", accelerator=accelerator.name)
+        self._tools = Tools(
+            qemu=accelerator.qemu,
+            fs_server=lib / "fs-server",
+            accelerator=accelerator.name,
+            qemu_version=accelerator.qemu_version,
+        )
         guest = guest_of(lib, kernel, qemu=accelerator.qemu, accelerator=accelerator.name)
         self._templates = Templates(templates, guest, accelerator.qemu_version)
         self._image_templates = ImageTemplates(
@@ -72,6 +77,7 @@ class VmRuntime:
             self._templates,
             qemu=accelerator.qemu,
             accelerator=accelerator.name,
+            qemu_version=accelerator.qemu_version,
             tasks=tasks,
             made=lambda template, shape, rootfs: self._pool.note_use(_kind_of(template, shape, rootfs), ""),
         )

@@ -106,7 +106,7 @@ def test_a_clone() -> None:
     assert values(words, "-chroot") == ["/h,1"]
     newer = RunAs(uid=4711, root=Path("/h,1"), has_run_with=True)
     assert values(render(replace(clone(), run_as=newer)), "-run-with") == ["chroot=/h,,1"]
-    assert values(words, "-netdev") == ["tap,id=net0,ifname=tap-a,script=no,downscript=no,vnet_hdr=on"]
+    assert values(words, "-netdev") == ["tap,id=net0,ifname=tap-a,script=no,downscript=no,vnet_hdr=on", *HUBS]
     assert values(words, "-blockdev") == [
         "driver=vmdk,node-name=layers-node,read-only=on,discard=ignore,"
         "file.driver=file,file.filename=/x/layers.vmdk",

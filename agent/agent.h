@@ -15,6 +15,7 @@
  * process.c    the process table, start and end; stdio.c its streams; log.c log and exit record
  * container.c  the way to exec; credentials.c user and limits; user.c passwd and group
  * files.c      copies of files, to and from the host
+ * seats.c      several containers in one machine: an agent for each
  * cgroup.c     limits and use of the workload; devices.c what it may open; stats.c STATS, table.c PROCESSES
  */
 #ifndef PROA_AGENT_H
@@ -56,6 +57,9 @@ void loop_unwatch(struct source *source);
 void loop_close(struct source *source);
 /* Free memory that holds sources after the present batch of events. */
 void loop_free(void *memory);
+void die(const char *what);
+/* The directories in /run. */
+void make_places(void);
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 uint64_t clock_ns(int clock);
 void power_off(void) __attribute__((noreturn));
@@ -70,6 +74,24 @@ struct ports {
     int control, log, exit, fs; /* -1 when missing */
 };
 extern struct ports ports;
+
+/* --- seats.c: several containers in one machine --- */
+
+/* Number of the seat that this agent serves; -1 when the machine is one container's. */
+extern int own_seat;
+/* In process 1: when the machine has seats, fork an agent for each and stay; else return at once. In such an agent:
+ * return in its namespaces. */
+void seats_serve(void);
+/* Whether a port's name is that of this agent's; the seat is then cut off it. */
+bool seat_owns_port(char *name);
+/* The disk of this agent's layers. */
+const char *layers_disk(void);
+/* In the agent and in the main process: what CONFIGURE says of another seat's network. */
+bool seat_join_network(struct fields fields);
+/* In the main process: have /sys show it. */
+void seat_show_network(struct fields fields);
+/* CPU time of the workload, of CONFIGURE and UPDATE. */
+bool seat_limit_cpu(struct fields fields);
 
 /* Ended children, by pid, from the loop. */
 void process_reaped(pid_t pid, int status);
@@ -95,6 +117,9 @@ void answer_ok(const struct request *request);
 void answer_error(const struct request *request, uint32_t code, int error, const char *message);
 /* Close the link after a broken rule. */
 void channel_fail(const char *reason);
+
+/* Of seats.c: FREEZE. */
+void seat_freeze(const struct request *request);
 
 /* --- request.c --- */
 
@@ -337,6 +362,8 @@ void prepare_device_rules(void);
 void restrict_devices(void);
 
 void cgroup_prepare(void);
+/* Make the workload's group in the one that is mounted. */
+void cgroup_divide(void);
 bool cgroup_limit(const char *name, uint64_t limit);
 uint64_t cgroup_event(const char *file, const char *key);
 uint64_t cgroup_number(const char *file);

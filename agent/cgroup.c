@@ -28,9 +28,14 @@ size_t read_text(const char *path, char *text, size_t size)
 
 void cgroup_prepare(void)
 {
-    static const char *const controllers[] = {"+cpu", "+memory", "+pids"};
     if (mount("cgroup", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
         say("cgroup2: %s", strerror(errno));
+    cgroup_divide();
+}
+
+void cgroup_divide(void)
+{
+    static const char *const controllers[] = {"+cpu", "+memory", "+pids"};
     int fd = open("/sys/fs/cgroup/cgroup.subtree_control", O_WRONLY | O_CLOEXEC);
     for (size_t i = 0; i < sizeof controllers / sizeof *controllers; i++)
         if (write(fd, controllers[i], strlen(controllers[i])) < 0)

@@ -100,6 +100,8 @@ static void set_limits(struct fields fields)
         fail_errno("memory.max");
     if (pids && !cgroup_limit("pids.max", pids))
         fail_errno("pids.max");
+    if (!seat_limit_cpu(fields))
+        fail_errno("cpu");
 }
 
 static bool rootfs_prepared;
@@ -132,6 +134,9 @@ void individualize(struct fields fields)
     if (!set_clock_and_entropy(fields, true))
         fail_errno("entropy and clock");
     set_names(fields);
+    if (!seat_join_network(fields))
+        fail_errno("the network to be shared");
+    seat_show_network(fields);
     setup_network(fields);
     set_sysctls(fields);
     if (!rootfs_prepared)

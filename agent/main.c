@@ -65,6 +65,8 @@ uint64_t clock_ns(int clock)
 
 void power_off(void)
 {
+    if (own_seat >= 0)
+        _exit(0); /* all that is below goes with us, and process 1 begins the seat anew */
     /* All is written by now. An emergency restart ends QEMU (-no-reboot) at once; the orderly ways reset the
      * devices first, at which QEMU 7.2 crashes in a clone that does not announce itself (virtio_net_reset). */
     int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
@@ -87,7 +89,7 @@ void warm_memory(void)
     }
 }
 
-static void die(const char *what)
+void die(const char *what)
 {
     say("%s: %s", what, strerror(errno));
     power_off();
@@ -222,8 +224,6 @@ static void switch_root(void)
 {
     /* pivot_root refuses to leave the kernel's first root, so containers start from a tmpfs above it. */
     static const char *const moved[] = {"/proc", "/sys", "/dev"};
-    static const char *const made[] = {"/newroot/run", "/newroot" ROOT,  "/newroot" LAYERS, "/newroot" WRITABLE,
-                                       "/newroot" FILES, "/newroot" SHARE, "/newroot" LAYERS MOUNT_POINTS};
     unlink("/modules.list");
     rmdir("/modules");
     unlink("/init");
@@ -237,10 +237,16 @@ static void switch_root(void)
         if (mount(moved[i], target, NULL, MS_MOVE, NULL) < 0)
             die(target);
     }
-    for (size_t i = 0; i < sizeof made / sizeof *made; i++)
-        mkdir(made[i], 0755);
     if (chdir("/newroot") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
         die("switch root");
+    make_places();
+}
+
+void make_places(void)
+{
+    static const char *const made[] = {"/run", ROOT, LAYERS, WRITABLE, FILES, SHARE, LAYERS MOUNT_POINTS};
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++)
+        mkdir(made[i], 0755);
 }
 
 /* What every clone would otherwise do for itself. In a child, because it may fail(). */
@@ -280,6 +286,8 @@ static void find_ports(void)
         if (entry->d_name[0] == '.' || read_text(path, name, sizeof name) == 0)
             continue;
         name[strcspn(name, "\n")] = 0;
+        if (!seat_owns_port(name))
+            continue;
         snprintf(path, sizeof path, "/dev/%s", entry->d_name);
         for (size_t i = 0; i < sizeof table / sizeof *table; i++)
             if (strcmp(name, table[i].name) == 0 && *table[i].fd < 0)
@@ -337,6 +345,7 @@ int main(int count, char **arguments)
     switch_root();
     protect_from_oom();
     cgroup_prepare();
+    seats_serve();
     prepare();
     open_ports();
     if (!main_prepare())

@@ -12,6 +12,7 @@
 
 bool configured;
 static bool preparing, configuring;
+static bool touched; /* it has been asked for something that cannot be undone */
 static struct request waiting_start; /* sent while CONFIGURE runs; its fields are a copy */
 
 static void hello(const struct request *request)
@@ -30,6 +31,8 @@ static void hello(const struct request *request)
     for (char **module = loaded_modules; module && *module; module++)
         put_field_string(out, K_MODULE, *module);
     put_field_u32(out, K_CONFIGURED, configured);
+    if (own_seat >= 0)
+        put_field_u32(out, K_FRESH, !touched);
     answer_end(mark);
 }
 
@@ -95,7 +98,11 @@ static void request_configure(const struct request *request)
     if (configured || configuring || preparing)
         answer_error(request, 0, EALREADY, "the guest is configured already");
     else {
-        configuring = true;
+        if (!seat_join_network(request->fields)) {
+            answer_error(request, 0, errno, "the network to be shared is not there");
+            return;
+        }
+        configuring = touched = true;
         share_carry(request->fields);
         files_configured(request->fields);
         if (!main_configure(request, configure_done))
@@ -139,7 +146,7 @@ static void request_update(const struct request *request)
         done = cgroup_limit("pids.max", fields_u64(request->fields, K_PIDS_MAX, 0));
     if (done && fields_find(request->fields, K_MEMORY_MAX, &field))
         done = cgroup_limit("memory.max", fields_u64(request->fields, K_MEMORY_MAX, 0));
-    if (done)
+    if (done && seat_limit_cpu(request->fields))
         answer_ok(request);
     else
         answer_error(request, 0, errno, strerror(errno));
@@ -165,6 +172,7 @@ static bool handle_request(uint8_t type, const struct request *request)
             answer_error(request, 0, errno, "cannot fork");
         return true;
     case REQ_POWEROFF:
+        touched = true;
         if (!worker_run(request, sync_job, power_off_done))
             power_off();
         return true;
@@ -176,6 +184,7 @@ static bool handle_request(uint8_t type, const struct request *request)
     case REQ_REHEARSE: request_rehearse(request); return true;
     case REQ_FILES: process_files(request); return true;
     case REQ_NETWORK: request_network(request); return true;
+    case REQ_FREEZE: seat_freeze(request); return true;
     default: return false;
     }
 }

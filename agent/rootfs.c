@@ -31,7 +31,6 @@
 
 #define MAX_LAYERS 127u
 #define SECTOR 512u
-#define SLOTS_DISK "vda"
 #define SLOTS 32u
 #define SLOT_SIZE (32ull << 30)
 #define NEW_DISK "vdb" /* mounted in the template */
@@ -74,12 +73,12 @@ static bool fits_slots(struct fields fields, const char *disk_name)
             return false;
         n++;
     }
-    return strcmp(disk_name, SLOTS_DISK) == 0;
+    return strcmp(disk_name, layers_disk()) == 0;
 }
 
 static void remove_slots(void)
 {
-    int disk = open_disk(SLOTS_DISK);
+    int disk = open_disk(layers_disk());
     for (unsigned n = 0; n < SLOTS; n++)
         change_partition(disk, BLKPG_DEL_PARTITION, n, 0, 0); /* the partitions of another disk may be there already */
     close(disk);
@@ -99,7 +98,7 @@ static void add_partition(const char *disk_name, unsigned n, struct fields layer
 static unsigned mount_layers(struct fields fields)
 {
     char *name = fields_string(fields, K_LAYERS_DISK, 0);
-    const char *disk_name = name ? name : SLOTS_DISK;
+    const char *disk_name = name ? name : layers_disk();
     bool in_slots = fits_slots(fields, disk_name);
     unsigned count = 0;
     struct field field;
@@ -197,7 +196,7 @@ static void make_mount_points(void)
 /* The disks are files of a host that has a scheduler of its own, and throttles as well. */
 static void quicken_disks(void)
 {
-    static const char *const disks[] = {SLOTS_DISK, NEW_DISK, "vdc"};
+    const char *disks[] = {layers_disk(), NEW_DISK, "vdc"}; /* the seats of one machine share them: some twice */
     static const char *const settings[][2] = {{"scheduler", "none"}, {"wbt_lat_usec", "0"}};
     for (size_t i = 0; i < sizeof disks / sizeof *disks; i++)
         for (size_t k = 0; k < sizeof settings / sizeof *settings; k++) {
@@ -211,6 +210,14 @@ static void quicken_disks(void)
         }
 }
 
+/* An earlier agent of the same seat has made them. */
+static bool slots_are_there(void)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/dev/%s1", layers_disk());
+    return access(path, F_OK) == 0;
+}
+
 void prepare_disks(void)
 {
     make_mount_points();
@@ -219,13 +226,15 @@ void prepare_disks(void)
         snprintf(path, sizeof path, LAYERS "/%u", n);
         mkdir(path, 0755);
     }
-    int disk = open("/dev/" SLOTS_DISK, O_RDONLY | O_CLOEXEC);
+    int disk = slots_are_there() ? -1 : open_disk(layers_disk());
     for (unsigned n = 0; disk >= 0 && n < SLOTS; n++)
         if (!change_partition(disk, BLKPG_ADD_PARTITION, n, n * SLOT_SIZE, SLOT_SIZE))
             say("slot %u: %s", n, strerror(errno)); /* the disk is small: it holds no template's placeholder */
     if (disk >= 0)
         close(disk);
     quicken_disks();
+    if (own_seat >= 0)
+        return;
     /* There may be none, or none with a file system: then CONFIGURE mounts what it is told to. */
     if (mount("/dev/" NEW_DISK, WRITABLE, "ext4", MS_RDONLY, EXT4_OPTIONS) < 0)
         say("no new disk: %s", strerror(errno));

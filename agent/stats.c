@@ -57,7 +57,8 @@ static void put_disks(struct buffer *out)
     unsigned long long read_sectors, written_sectors;
     uint64_t read_total = 0, written_total = 0;
     char path[64], text[512];
-    for (char letter = 'a'; letter <= 'z'; letter++) {
+    char first = layers_disk()[2], last = own_seat < 0 ? 'z' : (char)(first + 1);
+    for (char letter = first; letter <= last; letter++) {
         snprintf(path, sizeof path, "/sys/block/vd%c/stat", letter);
         if (read_text(path, text, sizeof text) == 0)
             break;

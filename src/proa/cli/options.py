@@ -59,7 +59,7 @@ _TEXTS: Sequence[tuple[tuple[str, ...], str]] = (
     (("-h", "--hostname"), "Container host name"),
     (("--ip",), "IPv4 address"),
     (("--ipc",), "IPC mode to use"),
-    (("--isolation",), "Isolation: container or vm"),
+    (("--isolation",), "Isolation: container, vm or vm:NAME"),
     (("--log-driver",), "Logging driver for the container"),
     (("--mac-address",), "Container MAC address"),
     (("-m", "--memory"), "Memory limit"),

@@ -25,7 +25,7 @@ from proa.distribution.registries import Registries
 from proa.engine.building.trees import BuildTrees
 from proa.engine.engine import Engine, Stores, build_engine
 from proa.engine.events import EventBus
-from proa.engine.isolation import ISOLATION_VM, Hulls
+from proa.engine.isolation import ISOLATION_VM, RUNTIME_SHARED, Hulls
 from proa.engine.machines.lives import Lives
 from proa.engine.machines.machines import Machines
 from proa.engine.system import HostFacts
@@ -178,7 +178,7 @@ async def _make_runtimes(
     except EngineError as error:
         missing[ISOLATION_VM] = str(error)
         return runtimes, missing, None
-    runtimes[ISOLATION_VM] = VmRuntime(
+    runtimes[ISOLATION_VM] = vm = VmRuntime(
         lib=config.lib,
         templates=config.data_root / "templates",
         exec_root=config.exec_root / "vm",
@@ -190,6 +190,7 @@ async def _make_runtimes(
         pool_size=config.vm_pool,
         pool_root=config.data_root / "pool",
     )
+    runtimes[RUNTIME_SHARED] = vm.shared
     log.info("virtual machines run with %s: %s", accelerator.name, accelerator.reason)
     return runtimes, missing, accelerator
 

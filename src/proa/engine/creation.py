@@ -40,7 +40,6 @@ from proa.model.config import ContainerConfig, HostConfig, LogConfig, Networking
 from proa.model.errors import InvalidParameter, NotFound
 from proa.model.ids import ContainerId, new_id
 from proa.model.image import Image
-from proa.model.task import NetworkKind
 from proa.network.networks import Networks
 from proa.storage.volumes import Volumes
 
@@ -118,12 +117,16 @@ class Creation:
             points = self._with_images(parse_mounts(config, host, self._registry.get))
             links = parse_links(host, self._registry.get)
         warnings = self._hulls.judge(runtime, host, points)
+        if host.network_mode.startswith("container:"):
+            with _missing_is_invalid():
+                other = self._registry.get(host.network_mode.removeprefix("container:"))
+            self._hulls.check_joined(runtime, host, other)
         maps_ids = "HostConfig.UsernsMode" not in self._hulls[runtime].features.refused
         with _missing_is_invalid():
             self._userns.check(host, self._registry.get, is_able=maps_ids)
+        self._hulls.check_endpoints(runtime, networking.values())
         for network in networking:
             self._hulls.check_network(runtime, self._networks.get(network))
-        self._check_joined(host)
         self._check_files(host)
         check_bind_sources(points, host, self._userns.remap if maps_ids and not host.userns_mode else None)
         container_id = ContainerId(new_id())
@@ -164,16 +167,6 @@ class Creation:
                 image = self._images.get(point.name)
                 found[position] = replace(point, source=image.id, layers=image.layers)
         return tuple(found)
-
-    def _check_joined(self, host: HostConfig) -> None:
-        """Raise InvalidParameter for a network to be joined that is inside a virtual machine."""
-        kind, _, ref = host.network_mode.partition(":")
-        other = self._registry.find(ref) if kind == "container" else None
-        if other is not None and self._hulls[other.runtime].features.network is NetworkKind.TAP:
-            raise InvalidParameter(
-                f"container {ref} has no network namespace that could be joined: "
-                "its network is inside a virtual machine"
-            )
 
     def _check_files(self, host: HostConfig) -> None:
         """Raise InvalidParameter for what /etc/hosts and /etc/resolv.conf cannot say."""

@@ -7,15 +7,16 @@ its feature record, so nothing here knows one hull from the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from proa.engine.container import MountPoint
+from proa.engine.container import Container, MountPoint
 from proa.engine.limits import parse_resources, parse_security
 from proa.engine.taskspec import build_mounts
-from proa.model.config import HostConfig
+from proa.engine.together import machine_of
+from proa.model.config import EndpointSettings, HostConfig
 from proa.model.errors import FeatureMissing, InvalidParameter
 from proa.model.network import Network
 from proa.model.task import NetworkKind
@@ -24,6 +25,7 @@ from proa.runtime.seam import Asked, Runtime
 
 ISOLATION_VM = "vm"
 ISOLATION_CONTAINER = "container"
+RUNTIME_SHARED = "pod"  # of containers in one virtual machine, isolation "vm:NAME"
 
 # Fields whose neutral value is not the type's own zero.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -72,12 +74,22 @@ class Hulls:
 
     def choose(self, host: HostConfig) -> str:
         """Return the runtime's name for a request. Raises InvalidParameter."""
+        if machine_of(host):
+            if host.runtime not in ("", ISOLATION_VM, RUNTIME_SHARED):
+                raise InvalidParameter(
+                    f"conflicting options: isolation {host.isolation} and runtime {host.runtime}"
+                )
+            self[ISOLATION_VM]  # it has the reason when there can be no virtual machines
+            return self[RUNTIME_SHARED].name
+        if host.runtime == RUNTIME_SHARED:
+            raise InvalidParameter(f'runtime {RUNTIME_SHARED} needs isolation "vm:NAME"')
         isolation = host.isolation.lower()
         if isolation in ("", "default"):
             isolation = ""
         elif isolation not in (ISOLATION_VM, ISOLATION_CONTAINER):
             raise InvalidParameter(
-                f'invalid isolation: "{host.isolation}": use "container" or "vm", or leave it empty'
+                f'invalid isolation: "{host.isolation}": use "container", "vm" or "vm:NAME", or '
+                "leave it empty"
             )
         if host.runtime:
             chosen = self[host.runtime].name
@@ -117,6 +129,30 @@ class Hulls:
                 runtime,
                 f"network {network.name} of driver {network.driver}",
                 "its network card is a tap, which is plugged into a bridge",
+            )
+
+    def check_endpoints(self, runtime: str, endpoints: Iterable[EndpointSettings]) -> None:
+        """Raise FeatureMissing for more networks than a container may be on."""
+        endpoints = tuple(endpoints)
+        most = self[runtime].features.most_networks
+        if most and len(endpoints) > most:
+            raise FeatureMissing(
+                runtime, f"more than {most} network", "a container in a shared virtual machine has one card"
+            )
+
+    def check_joined(self, runtime: str, host: HostConfig, other: Container) -> None:
+        """Raise InvalidParameter when a container's network is out of reach of one in a virtual machine, or
+        the other way round."""
+        kinds = [self[name].features.network for name in (runtime, other.runtime)]
+        if NetworkKind.TAP not in kinds:
+            return
+        machine = machine_of(host)
+        if not machine:
+            raise InvalidParameter(f"container {other.name} has no network namespace that could be joined")
+        if machine_of(other.host_config) != machine:
+            raise InvalidParameter(
+                f"container {other.name} is not in the virtual machine {machine}: "
+                "its network cannot be joined"
             )
 
     def judge(self, runtime: str, host: HostConfig, points: Sequence[MountPoint]) -> tuple[str, ...]:

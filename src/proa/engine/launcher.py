@@ -94,6 +94,8 @@ class Launcher:
                 linked=peers,
                 interface_sysctls=endpoint_sysctls(container.networking, attached.attachment.interfaces),
             )
+            if attached.attachment.joins is not None:  # whose hosts file it has
+                spec = replace(spec, hostname=self._registry.get(attached.attachment.joins).config.hostname)
             task = await runtime.create(spec)
             undo.push_async_callback(task.delete)
             await unit.bind_pending(task.attach)
@@ -224,7 +226,7 @@ class Launcher:
         if mode == "host":
             return _attached(NetworkAttachment(host=True))
         if mode.startswith("container:"):
-            return _attached(self._joined(mode.removeprefix("container:")))
+            return _attached(self._joined(mode.removeprefix("container:"), kind))
         return await self._networks.attach(
             container.id,
             kind=kind,
@@ -236,12 +238,14 @@ class Launcher:
             user_namespace=self._roots.idmapped.namespace_of(container.id) if container.ids else None,
         )
 
-    def _joined(self, ref: str) -> NetworkAttachment:
+    def _joined(self, ref: str, kind: NetworkKind) -> NetworkAttachment:
         other = self._running(ref, "network")
         if other.host_config.network_mode == "host":
             return NetworkAttachment(host=True)
         if other.host_config.network_mode.startswith("container:"):
-            return self._joined(other.host_config.network_mode.removeprefix("container:"))
+            return self._joined(other.host_config.network_mode.removeprefix("container:"), kind)
+        if kind is NetworkKind.TAP:
+            return NetworkAttachment(joins=other.id)
         attached = self._networks.find(other.id)
         if attached is None or attached.attachment.namespace is None:
             raise InvalidParameter(f"container {ref} has no network namespace that could be joined")

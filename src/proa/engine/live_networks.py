@@ -50,7 +50,7 @@ class LiveNetworks:
         """
         task = self._task_of(unit, container)
         if task is not None:
-            task.check_connect()
+            task.check_change(joins=True)
         attached = await self._store.connect(container.id, wanted, ports)
         if task is not None:
             try:
@@ -64,7 +64,10 @@ class LiveNetworks:
 
     async def disconnect(self, unit: Unit, container: Container, network_id: NetworkId) -> Attached:
         """Take it off a network that it is on. Raises FeatureMissing, Conflict, Internal."""
-        return await self._leave(container, network_id, self._task_of(unit, container))
+        task = self._task_of(unit, container)
+        if task is not None:
+            task.check_change(joins=False)
+        return await self._leave(container, network_id, task)
 
     async def settle(self, container: Container, task: Task) -> Container:
         """Make host, task and record of a container agree; return the record as it should be."""
@@ -72,7 +75,7 @@ class LiveNetworks:
         if found is None:
             return container
         known = {settings.network_id for settings in container.networking.values()}
-        machine = task if isinstance(task, NetworkTask) else None
+        machine = task if isinstance(task, NetworkTask) and _is_changeable(task) else None
         for endpoint in found.endpoints:
             if endpoint.network_id not in known:  # a connection that was not finished
                 found = await self._leave(container, endpoint.network_id, machine)
@@ -116,3 +119,11 @@ class LiveNetworks:
                     for interface in gone:
                         await self._store.discard(interface)
         return attached
+
+
+def _is_changeable(task: NetworkTask) -> bool:
+    try:
+        task.check_change(joins=False)
+    except EngineError:
+        return False
+    return True

@@ -12,6 +12,7 @@ from proa.engine.device_requests import requested_devices
 from proa.engine.limits import parse_resources, parse_rlimits, parse_security
 from proa.engine.log_options import parse_log_config
 from proa.engine.mounts import READ_ONLY_ALONE
+from proa.engine.together import machine_of
 from proa.model.config import HostConfig
 from proa.model.task import (
     Mount,
@@ -63,6 +64,7 @@ def build_task_spec(
         cgroup_parent=host.cgroup_parent,
         oom_score_adj=host.oom_score_adj,
         annotations=host.annotations or {},
+        machine=machine_of(host),
     )
 
 

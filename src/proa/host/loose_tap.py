@@ -29,6 +29,7 @@ from proa.host.tap import IFF_NO_PI, IFF_TAP, IFF_TUN_EXCL, IFF_VNET_HDR, TUNSET
 
 TAKE_TIMEOUT_S = 2.0  # for QEMU's main loop to come round
 _TUN = "/dev/net/tun"
+_TUNGETIFF = 0x800454D2
 _TUNGETVNETHDRSZ, _TUNSETVNETHDRSZ, _TUNSETOFFLOAD = 0x800454D7, 0x400454D8, 0x400454D0
 _F_CSUM, _F_TSO4, _F_TSO6, _F_TSO_ECN, _F_UFO = 1, 2, 4, 8, 16
 _SIOCETHTOOL, _GET_TX_CHECKSUM, _GET_TSO = 0x8946, 0x16, 0x1E
@@ -53,6 +54,22 @@ class LooseTap:
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def held(cls, fd: int) -> LooseTap:
+        """One that a program holds as well, attached to a device or not."""
+        tap = cls.__new__(cls)
+        tap._name, tap._header_bytes, tap._offloads, tap.fd = "", 0, 0, fd
+        request = bytearray(_IFREQ_FLAGS.size)
+        with contextlib.suppress(OSError):  # on no device
+            fcntl.ioctl(fd, _TUNGETIFF, request)
+            tap._name = bytes(request[:16]).rstrip(b"\0").decode()
+        return tap
+
+    @property
+    def device(self) -> str:
+        """The device that it is attached to; "" for none."""
+        return self._name
 
     def close(self) -> None:
         """Idempotent. The first device, if it is still there, goes with the last holder."""
@@ -88,6 +105,19 @@ class LooseTap:
             except OSError as error:
                 if error.errno != errno.EINVAL:  # kernels before 6.2 do not know all of UFO
                     raise
+
+    def move(self, name: str) -> None:
+        """Take it from its device, which is deleted, to another one. One that is not there is made, and goes
+        with the descriptor. A program that waits for frames turns round and round meanwhile.
+
+        Blocks, for RCU. Raises OSError.
+        """
+        with contextlib.suppress(OSError), contextlib.closing(RouteSocket()) as route:
+            index = socket.if_nametoindex(self._name)  # it may be gone already
+            self._remember()
+            route.transact(delete_link(index))
+        self.attach(name)
+        self._name = name
 
     # --- machinery ---
 

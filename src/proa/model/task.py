@@ -143,6 +143,7 @@ class NetworkAttachment:
 
     host: bool = False
     namespace: Path | None = None
+    joins: ContainerId | None = None  # another container of the same virtual machine, whose network it shares
     interfaces: tuple[Interface, ...] = ()
 
 
@@ -275,6 +276,7 @@ class TaskSpec:
     cgroup_parent: str = ""
     oom_score_adj: int = 0
     annotations: Mapping[str, str] = field(default_factory=dict)
+    machine: str = ""  # name of the virtual machine that it is in with others
 
 
 # --- what a task reports ---

@@ -10,17 +10,22 @@ Source: proa.runtime.seam.Stdio, whose ``receive`` this is.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 
 import anyio
 
 from proa.runtime.seam import StreamId
+
+# Whoever writes one byte at a time makes pieces that cost a hundred times what they hold. Beyond so many the
+# next bytes of a stream go with its last piece; what the other stream said in between then comes before them.
+MAX_PIECES = 4096
 
 
 class OutputQueue:
     """Pieces in the order they came."""
 
     def __init__(self) -> None:
-        self._pieces: deque[tuple[StreamId, bytes]] = deque()
+        self._pieces: deque[tuple[StreamId, bytearray | bytes]] = deque()
         self._waiting = dict.fromkeys(StreamId, 0)
         self._changed = anyio.Event()
         self._is_finished = False
@@ -28,8 +33,13 @@ class OutputQueue:
 
     def put(self, stream: StreamId, data: bytes) -> None:
         """Another piece has come."""
-        self._pieces.append((stream, data))
         self._waiting[stream] += len(data)
+        last = self._get_last(stream) if len(self._pieces) >= MAX_PIECES else None
+        if last is None:
+            # Only a piece that may yet grow is worth a copy.
+            self._pieces.append((stream, bytearray(data) if len(self._pieces) >= MAX_PIECES - 1 else data))
+        else:
+            last += data
         self._changed.set()
 
     def finish(self) -> None:
@@ -63,4 +73,11 @@ class OutputQueue:
             await self._changed.wait()
         stream, data = self._pieces.popleft()
         self._waiting[stream] -= len(data)
-        return stream, data
+        return stream, bytes(data)
+
+    def _get_last(self, stream: StreamId) -> bytearray | None:
+        """Return the stream's last piece if more can be added to it."""
+        for owner, piece in islice(reversed(self._pieces), len(StreamId)):
+            if owner is stream and isinstance(piece, bytearray):
+                return piece
+        return None

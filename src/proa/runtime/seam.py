@@ -74,6 +74,7 @@ class Features:
     network_modes: Collection[str]
     min_memory_bytes: int
     judge: Callable[[Asked], Sequence[str]] = accept
+    most_networks: int = 0  # that one container may be on; 0: any number
 
 
 class StreamId(enum.IntEnum):
@@ -274,8 +275,8 @@ class NetworkTask(Task, Protocol):
     Of one in a network namespace the network package makes and removes the interfaces itself.
     """
 
-    def check_connect(self) -> None:
-        """Raise FeatureMissing, WrongState when it could not be connected to one more network now."""
+    def check_change(self, *, joins: bool) -> None:
+        """Raise FeatureMissing, WrongState when its networks cannot change now; ``joins``: by one more."""
         ...
 
     async def set_networks(self, interfaces: Sequence[Interface]) -> None:

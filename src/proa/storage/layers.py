@@ -138,7 +138,7 @@ class Layers:
         """Give a place for a layer whose image a confined child writes itself, together with its tar. It is
         gone after the block unless it was kept."""
         incoming = self._incoming / secrets.token_hex(8)
-        image = os.open(incoming, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        image = os.open(incoming, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             yield NewLayer(self, image, incoming)
         finally:
@@ -232,7 +232,7 @@ class Layers:
                 raise DataLoss(f"blob {blob} is missing") from error
             undo.callback(os.close, source)
             incoming = self._incoming / secrets.token_hex(8)
-            image = os.open(incoming, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            image = os.open(incoming, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             undo.callback(incoming.unlink, missing_ok=True)
             undo.callback(os.close, image)
             if on_progress is None:

@@ -193,7 +193,7 @@ async def test_one_is_connected_to_a_network_and_taken_off_it(pooling: Stage) ->
         for interfaces in ([interface], []):
             task = await taken(pooling, await pooling.spec("sh", "-c", script))
             assert isinstance(task, NetworkTask)
-            task.check_connect()
+            task.check_change(joins=True)
             await task.set_networks([interface])
             await task.set_networks(interfaces)
             lines = await finish(task)

@@ -66,8 +66,8 @@ class Machine(FakeTask):
         self.steps = steps
         self.is_full = self.is_deaf = False
 
-    def check_connect(self) -> None:
-        if self.is_full:
+    def check_change(self, *, joins: bool) -> None:
+        if self.is_full and joins:
             raise FeatureMissing("vm", "one more", "it is full")
 
     async def set_networks(self, interfaces: Sequence[Interface]) -> None:

@@ -127,3 +127,26 @@ def test_commas_are_doubled_once() -> None:
 def test_a_tap_may_be_inherited() -> None:
     words = render(replace(clone(), taps=(7,)))
     assert values(words, "-netdev") == ["tap,id=net0,fd=7", *HUBS]
+
+
+def test_seats_have_ports_disks_and_a_card_each_and_nothing_behind_them() -> None:
+    ports = Ports(monitor_fd=3, control_fd=4, console_fd=5, seat_fds=(8, 9))
+    shape = replace(SHAPE, nics=2, seats=2)
+    words = render(replace(clone(), shape=shape, ports=ports, taps=(6, 7)))
+    assert values(words, "-device") == [
+        "virtio-serial-device,id=serial,max_ports=9",
+        *(
+            f"virtserialport,bus=serial.0,nr={4 * seat + nr},chardev={port}-{seat},name=proa.{port}.{seat}"
+            for seat in (0, 1)
+            for nr, port in enumerate(("control", "log", "exit", "fs"), 1)
+        ),
+        "virtio-blk-device,id=layers-0,drive=layers-0-node",
+        "virtio-blk-device,id=written-0,drive=written-0-node",
+        "virtio-blk-device,id=layers-1,drive=layers-1-node",
+        "virtio-blk-device,id=written-1,drive=written-1-node",
+        "virtio-net-device,id=net0-nic,netdev=net0,mac=02:70:72:6f:00:00",
+        "virtio-net-device,id=net1-nic,netdev=net1,mac=02:70:72:6f:00:01",
+    ]
+    assert "null,id=log-1" in values(words, "-chardev")
+    assert "socket,id=control-1,fd=9,server=on,wait=off" in values(words, "-chardev")
+    assert not any("file.filename" in node for node in values(words, "-blockdev"))

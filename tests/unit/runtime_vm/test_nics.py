@@ -14,6 +14,7 @@ from proa.model.ids import NetworkId
 from proa.model.task import Interface
 from proa.runtime.vm import messages, nics, plugging
 from proa.runtime.vm.home import Pid, Record
+from proa.runtime.vm.machine import Shape
 from proa.runtime.vm.nics import MAX_NICS, SPARES, Card, plan_change
 
 BOOT, SPARE, OTHER = (
@@ -58,9 +59,11 @@ def test_cards_are_told_by_their_addresses() -> None:
 
 
 def test_there_are_as_many_cards_as_fit() -> None:
-    assert nics.spares_for(1) == SPARES
-    assert nics.spares_for(MAX_NICS - 1) == 1
-    assert nics.spares_for(MAX_NICS) == 0
+    shape = Shape(memory_bytes=0, vcpus=1, nics=1)
+    assert nics.spares_for(shape) == SPARES
+    assert nics.spares_for(replace(shape, nics=MAX_NICS - 1)) == 1
+    assert nics.spares_for(replace(shape, nics=MAX_NICS)) == 0
+    assert nics.spares_for(replace(shape, seats=1)) == 0
     with pytest.raises(FeatureMissing, match=f"more than {MAX_NICS} networks"):
         nics.check_number(MAX_NICS + 1)
 
@@ -84,8 +87,9 @@ def test_too_many_are_refused_with_the_number() -> None:
     plugging.check_room(record("a"))
     with pytest.raises(FeatureMissing, match="to more than 2 further networks"):
         plugging.check_room(record("a", spares=("b", "c")))
-    with pytest.raises(FeatureMissing, match="has no network card to spare"):
-        plugging.check_room(record("a", spares=()))
+    with pytest.raises(FeatureMissing, match="cards are fixed when it starts"):
+        plugging.check_change(record(spares=()))
+    plugging.check_change(record("a", spares=()))
 
 
 def test_the_record_follows() -> None:

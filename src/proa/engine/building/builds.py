@@ -32,6 +32,7 @@ from proa.engine.creation import check_config
 from proa.engine.events import EventBus
 from proa.engine.filters import Filters, check_filters, parse_until_ns
 from proa.engine.isolation import ISOLATION_CONTAINER, Hulls
+from proa.engine.together import machine_of
 from proa.image.config import encode_config
 from proa.image.reference import Reference, parse_reference
 from proa.image.store import Session
@@ -174,6 +175,8 @@ class Builds:
         host = request.host
         if request.squash:
             raise InvalidParameter("squash is only supported with experimental mode")
+        if machine_of(host):
+            raise InvalidParameter('the steps of a build share no virtual machine: use isolation "vm"')
         mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
         host = replace(
             host,

@@ -74,11 +74,15 @@ async def open_booted(
     arguments = kernel_arguments(guest.accelerator, await measure_tsc_khz())
     console = Console()
     process: HostProcess | None = None
+    release = ""
     try:
-        process = qemu.launch(home, lambda ports: plan(guest, shape, home, arguments, ports, new_disk))
+        process = qemu.launch(
+            home, lambda ports: plan(guest, shape, home, arguments, ports, new_disk), seats=shape.seats
+        )
         await console.connect(home)
         (home / "pid").write_text(f"{process.pid} {process.start_time}\n")
-        release = await _greet(process, home, timeout_s)
+        for control in [f"control-{seat}" for seat in range(shape.seats)] or ["control"]:
+            release = await _greet(home / control, timeout_s)
         yield Booted(process=process, monitor=home / "monitor", kernel_release=release)
     except EngineError as error:
         said = "\n".join(filter(None, (qemu.log_tail(home), console.text()[-2048:])))
@@ -100,7 +104,11 @@ def plan(
         accelerator=guest.accelerator,
         shape=shape,
         memory_file=home / "mem",
-        begins=Boot(kernel=guest.kernel, initramfs=guest.initramfs, arguments=arguments),
+        begins=Boot(
+            kernel=guest.kernel,
+            initramfs=guest.initramfs,
+            arguments=f"{arguments} proa.seats={shape.seats}" if shape.seats else arguments,
+        ),
         ports=ports,
         is_template=True,
         new=Disk(path=new_disk),
@@ -110,19 +118,19 @@ def plan(
 
 def recipe(guest: Guest) -> str:
     """Return all that a template depends on beside the content of files, the processor and the shape."""
-    shape = Shape(memory_bytes=0, vcpus=1, nics=1)
-    ports = Ports(monitor_fd=0, control_fd=0, console_fd=0)
-    return "\n".join(
-        cmdline.render(plan(guest, shape, Path("/"), kernel_arguments(guest.accelerator, 0), ports))
-    )
+    ports = Ports(monitor_fd=0, control_fd=0, console_fd=0, seat_fds=(0,))
+    arguments = kernel_arguments(guest.accelerator, 0)
+    shapes = [Shape(memory_bytes=0, vcpus=1, nics=1, seats=seats) for seats in (0, 1)]
+    words = (cmdline.render(plan(guest, shape, Path("/"), arguments, ports)) for shape in shapes)
+    return "\n".join(word for each in words for word in each)
 
 
-async def _greet(process: HostProcess, home: Path, timeout_s: float) -> str:
+async def _greet(control: Path, timeout_s: float) -> str:
     """Wait for the agent's greeting, or the end of QEMU; return the release of the guest's kernel."""
     release = ""
     try:
         with anyio.fail_after(timeout_s):
-            channel = await Channel.connect(home / "control", Deaf())
+            channel = await Channel.connect(control, Deaf())
             try:
                 answer = await channel.request(
                     FrameType.HELLO, messages.hello(protocol.VERSION), timeout_s=timeout_s

@@ -76,7 +76,10 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiters: dict[int, _Waiter] = {}
         self._next_request = 1
+        self._unanswered = 0  # requests that were sent, whether anybody waits or not
         self._is_down = False
+        self._has_room = anyio.Event()
+        self._has_room.set()
 
     @classmethod
     async def connect(cls, path: Path, listener: Listener) -> Channel:
@@ -95,6 +98,13 @@ class Channel(asyncio.Protocol):
     def is_up(self) -> bool:
         return not self._is_down
 
+    async def wait_for_room(self) -> None:
+        """Wait until the guest takes what was sent before, or the link is down.
+
+        For input: a guest that gives credit without end and reads nothing would have it all kept here.
+        """
+        await self._has_room.wait()
+
     def send(self, kind: FrameType, number: int, payload: bytes = b"") -> None:
         """Send a frame that has no answer. Does nothing when the link is down."""
         if self._transport is not None and not self._is_down:
@@ -103,6 +113,7 @@ class Channel(asyncio.Protocol):
     def post(self, kind: FrameType, payload: bytes = b"") -> None:
         """Send a request and ignore its answer, which must not matter."""
         self.send(kind, self._take_number(), payload)
+        self._unanswered += 1
 
     async def request(
         self, kind: FrameType, payload: bytes = b"", *, timeout_s: float = ANSWER_TIMEOUT_S
@@ -123,6 +134,7 @@ class Channel(asyncio.Protocol):
                 self.send(kind, number, payload)
             except ProtocolError as error:
                 raise Internal(f"cannot tell the virtual machine: {error}") from error
+            self._unanswered += 1
             with anyio.move_on_after(timeout_s):
                 await waiter.done.wait()
         finally:
@@ -154,6 +166,13 @@ class Channel(asyncio.Protocol):
             log.warning("a guest broke the agent protocol: %s", error)
             self._go_down()
 
+    def pause_writing(self) -> None:
+        if not self._is_down:
+            self._has_room = anyio.Event()
+
+    def resume_writing(self) -> None:
+        self._has_room.set()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._go_down()
 
@@ -161,6 +180,9 @@ class Channel(asyncio.Protocol):
         if frame.kind not in (FrameType.OK, FrameType.ERROR):
             self.listener.on_frame(frame)
             return
+        if self._unanswered == 0:
+            raise ProtocolError("an answer to nothing that was asked")
+        self._unanswered -= 1
         waiter = self._waiters.get(frame.number)
         if waiter is not None and waiter.answer is None:  # else its asker has given up, or did not care
             waiter.answer = frame
@@ -170,6 +192,7 @@ class Channel(asyncio.Protocol):
         if self._is_down:
             return
         self._is_down = True
+        self._has_room.set()
         if self._transport is not None:
             self._transport.abort()
         for waiter in self._waiters.values():
@@ -190,4 +213,4 @@ class Channel(asyncio.Protocol):
         except ProtocolError as error:
             self._go_down()
             raise Internal(f"the virtual machine's agent answered nonsense: {error}") from error
-        raise AgentError(fields.text(Key.MESSAGE)[:4096], code=code, errno=errno)
+        raise AgentError(protocol.plain_text(fields.text(Key.MESSAGE)[:4096]), code=code, errno=errno)

@@ -90,7 +90,7 @@ async def make_clone(
     if layers.descriptor:
         (home.path / "layers.vmdk").write_text(layers.descriptor)
     with contextlib.ExitStack() as inherited:
-        fs_server, fs_fd = _start_fs_server(tools, spec.mounts, home, inherited)
+        fs_server, fs_fd = start_fs_server(tools, spec.mounts, home, inherited)
         if fs_server is not None:
             undo.push_async_callback(end, fs_server)
         state_fd = os.open(template.state_file, os.O_RDONLY | os.O_CLOEXEC)
@@ -186,8 +186,8 @@ def _machine(
 def record_of(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostProcess | None) -> Record:
     """Return what a later daemon must know of the container's machine."""
     return Record(
-        qemu=_pid_of(child),
-        fs_server=_pid_of(fs_server) if fs_server is not None else None,
+        qemu=pid_of(child),
+        fs_server=pid_of(fs_server) if fs_server is not None else None,
         memory_bytes=shape.memory_bytes,
         vcpus=shape.vcpus,
         capabilities=privileges.capability_mask(spec.security),
@@ -198,16 +198,16 @@ def record_of(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostP
         cgroup=limits.path_for(spec),
         log_path=str(spec.log_path),
         log_max_bytes=spec.log_max_bytes,
-        nics=tuple(interface.device for interface in spec.network.interfaces),
-        spares=("",) * spares_for(shape.nics),
+        nics=() if shape.seats else tuple(interface.device for interface in spec.network.interfaces),
+        spares=("",) * spares_for(shape),
     )
 
 
-def _pid_of(child: HostProcess) -> Pid:
+def pid_of(child: HostProcess) -> Pid:
     return Pid(pid=child.pid, start_time=child.start_time)
 
 
-def _start_fs_server(
+def start_fs_server(
     tools: Tools, mounts: Sequence[Mount], home: Home, inherited: contextlib.ExitStack
 ) -> tuple[HostProcess | None, int | None]:
     """Start the server of the binds, if there are any; return it, and QEMU's end of its socket."""

@@ -40,13 +40,17 @@ def render(machine: Machine) -> list[str]:
         *_beginning(machine),
         *_monitor(machine.ports),
         *_console(machine.ports),
-        *_serial(machine.ports),
-        *_disk("layers", machine.layers),
-        *_disk("new", machine.new),
-        *_disk("kept", machine.kept),
+        *(_seats(machine) if machine.shape.seats else _own(machine)),
         *(word for index, tap in enumerate(machine.taps) for word in _nic(index, tap)),
-        *(word for number in range(spares_for(machine.shape.nics)) for word in _spare(number)),
+        *(word for number in range(spares_for(machine.shape)) for word in _spare(number)),
     ]
+
+
+def _own(machine: Machine) -> Iterator[str]:
+    yield from _serial(machine.ports)
+    yield from _disk("layers", machine.layers)
+    yield from _disk("new", machine.new)
+    yield from _disk("kept", machine.kept)
 
 
 def option(*kind: str, **named: str | int | Path) -> str:
@@ -169,6 +173,52 @@ def _block_node(name: str, disk: Disk) -> str:
         "file.filename": disk.path,
     }
     return option_of(values=values)
+
+
+def _seats(machine: Machine) -> Iterator[str]:
+    """What each seat has: nothing stands behind its ports and disks until a container comes."""
+    seats = machine.shape.seats
+    ports = option("virtio-serial-device", id="serial", max_ports=len(_PORT_NUMBERS) * seats + 1)
+    yield from ("-device", ports)
+    for seat in range(seats):
+        for port, number in _PORT_NUMBERS.items():
+            name = f"{port}-{seat}"
+            is_control = port == "control"
+            chardev = (
+                _listening(name, machine.ports.seat_fds[seat]) if is_control else option("null", id=name)
+            )
+            yield from ("-chardev", chardev)
+            values: dict[str, str | int | Path] = {
+                "bus": "serial.0",
+                "nr": len(_PORT_NUMBERS) * seat + number,
+                "chardev": name,
+                "name": f"proa.{port}.{seat}",
+            }
+            yield from ("-device", option_of("virtserialport", values=values))
+    for seat in range(seats):
+        for disk in ("layers", "written"):
+            yield from _seat_disk(f"{disk}-{seat}", read_only=disk == "layers")
+
+
+def _seat_disk(name: str, *, read_only: bool) -> Iterator[str]:
+    """A disk whose file can be replaced: the device holds a node of format raw, whose child changes."""
+    read = {"read-only": "on" if read_only else "off"}
+    nothing: dict[str, str | int | Path] = {
+        "driver": "null-co",
+        "node-name": f"{name}-nothing",
+        "size": PLACEHOLDER_BYTES,
+        "read-zeroes": "on",
+        **read,
+    }
+    yield from ("-blockdev", option_of(values=nothing))
+    node: dict[str, str | int | Path] = {
+        "driver": "raw",
+        "node-name": f"{name}-node",
+        "file": f"{name}-nothing",
+        **read,
+    }
+    yield from ("-blockdev", option_of(values=node if read_only else {**node, "discard": "unmap"}))
+    yield from ("-device", option("virtio-blk-device", id=name, drive=f"{name}-node"))
 
 
 def _nic(index: int, tap: str | int) -> Iterator[str]:

@@ -65,7 +65,7 @@ def plan_layers(rootfs: BlockRootfs, descriptor_path: Path) -> LayersDisk:
     return LayersDisk(
         disk=Disk(path=descriptor_path, is_vmdk=True, read_only=True),
         extents=tuple(extents),
-        descriptor=_descriptor(rootfs.layers, spans),
+        descriptor=vmdk_descriptor(rootfs.layers, spans),
     )
 
 
@@ -79,7 +79,8 @@ def _size_of(layer: Path) -> int:
     return size
 
 
-def _descriptor(layers: Sequence[Path], spans: Sequence[int]) -> str:
+def vmdk_descriptor(layers: Sequence[Path], spans: Sequence[int]) -> str:
+    """Return the text that makes one disk of the files, each with room for ``spans`` bytes."""
     if any('"' in str(layer) or "\n" in str(layer) for layer in layers):
         raise InvalidParameter("the path of the data root may not contain quotes or line feeds")
     lines = ["# Disk DescriptorFile", "version=1", "CID=fffffffe", "parentCID=ffffffff"]

@@ -56,6 +56,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     log_max_bytes: int = 0  # 0: no bound
     nics: tuple[str, ...] = ()
     spares: tuple[str, ...] = ()
+    log_chardev: str = "log"
+    pod: str = ""  # directory of the machine that it shares with others (``pods``), and its seat there
+    seat: int = -1
+    memory_limit_bytes: int = 0  # that it was promised there
+    joins: int | None = None  # the seat whose network it shares
 
 
 class Home:

@@ -73,6 +73,7 @@ class ImageTemplate(Template):
 
 class _Meta(msgspec.Struct, frozen=True, kw_only=True):
     state_sha256: str
+    memory_changed_ns: int = 0
     memory_bytes: int
     base: str
     layers: list[str]
@@ -112,7 +113,7 @@ class ImageTemplates:
         """Return the template for a new container, if there is one; else have it made when it is worth it."""
         key = _key_of(base, rootfs)
         found = self._found.get(key)
-        if found is not None and found.memory_file.exists():
+        if found is not None and found.is_as_made():
             return found
         found = self._read(key, shape)
         if found is not None:
@@ -128,13 +129,17 @@ class ImageTemplates:
 
     def _read(self, key: str, shape: Shape) -> ImageTemplate | None:
         directory = self._root / key
-        found = ImageTemplate(
-            memory_file=directory / "mem", state_file=directory / "state", new_disk=directory / "new"
-        )
         try:
             meta = msgspec.json.decode((directory / "meta.json").read_bytes(), type=_Meta)
+            found = ImageTemplate(
+                memory_file=directory / "mem",
+                state_file=directory / "state",
+                memory_changed_ns=meta.memory_changed_ns,
+                new_disk=directory / "new",
+            )
             whole = (
-                found.new_disk.is_file()
+                found.is_as_made()
+                and found.new_disk.is_file()
                 and found.memory_file.stat().st_size == meta.memory_bytes == shape.memory_bytes
                 and hashlib.sha256(found.state_file.read_bytes()).hexdigest() == meta.state_sha256
             )
@@ -160,6 +165,7 @@ class ImageTemplates:
             await self._mount_and_save(directory, base, shape, rootfs)
             meta = _Meta(
                 state_sha256=hashlib.sha256((directory / "state").read_bytes()).hexdigest(),
+                memory_changed_ns=(directory / "mem").stat().st_mtime_ns,
                 memory_bytes=shape.memory_bytes,
                 base=base.memory_file.parent.name,
                 layers=[str(layer) for layer in rootfs.layers],

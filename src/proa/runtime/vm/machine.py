@@ -41,6 +41,7 @@ class Shape:
     memory_bytes: int
     vcpus: int
     nics: int
+    seats: int = 0  # containers that may share it (proa.runtime.vm.pods); 0: it is one container's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,7 @@ class Ports:
     :ivar control_fd: listening unix socket of the agent's control port.
     :ivar fs_fd: connected unix socket to fs-server; None: nobody there.
     :ivar console_fd: listening unix socket of the serial console.
+    :ivar seat_fds: for each seat a listening unix socket, of its agent's control port.
     """
 
     monitor_fd: int
@@ -87,6 +89,7 @@ class Ports:
     fs_fd: int | None = None
     log: Path | None = None
     exit_record: Path | None = None
+    seat_fds: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

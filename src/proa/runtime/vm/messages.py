@@ -77,11 +77,14 @@ def configure(
     entropy: bytes,
     now_ns: int,
     machine_id: bytes,
+    disks: tuple[str, str] | None = None,
 ) -> bytes:
     """Everything the clone must know before its program may begin. Shares are numbered in order of mounts.
 
     :param is_new: the writable disk equals the one that is mounted in the template.
+    :param disks: names of the disk of layers and of the writable one, when they are not the usual ones.
     """
+    layers_disk, writable_disk = disks or (_LAYERS_DISK, _NEW_DISK if is_new else _KEPT_DISK)
     parts = [
         data(Key.ENTROPY, entropy),
         u64(Key.WALL_CLOCK_NS, now_ns),
@@ -89,8 +92,8 @@ def configure(
         text(Key.DOMAINNAME, spec.domainname),
         u64(Key.SHM_SIZE, spec.shm_size_bytes),
         flag(Key.PRIVILEGED, spec.security.privileged),
-        text(Key.LAYERS_DISK, _LAYERS_DISK),
-        text(Key.WRITABLE_DISK, _NEW_DISK if is_new else _KEPT_DISK),
+        text(Key.LAYERS_DISK, layers_disk),
+        text(Key.WRITABLE_DISK, writable_disk),
         u64(Key.MEMORY_MAX, max(0, spec.resources.memory_bytes)),
         u64(Key.PIDS_MAX, max(0, spec.resources.pids)),
     ]
@@ -364,13 +367,16 @@ def _process(row: Fields) -> ps.GuestProcess:
         started_at_ns=min(row.number(Key.ROW_START_NS), 2**62),
         vsz=row.number(Key.ROW_VSZ),
         rss=row.number(Key.ROW_RSS),
-        comm=row.text(Key.ROW_COMM),
-        cmdline=" ".join(
-            part.decode(errors="replace") for part in row.data(Key.ROW_CMDLINE).rstrip(b"\0").split(b"\0")
-        ),
+        comm=_one_line(row.data(Key.ROW_COMM)),
+        cmdline=_one_line(row.data(Key.ROW_CMDLINE).rstrip(b"\0").replace(b"\0", b" ")),
         nice=row.signed(Key.ROW_NICE),
         threads=row.number(Key.ROW_THREADS),
         session=row.number(Key.ROW_SESSION),
         group=row.number(Key.ROW_PGRP),
         foreground_group=row.signed(Key.ROW_TPGID),
     )
+
+
+def _one_line(name: bytes) -> str:
+    """What a program calls itself, as ps would show it: without what would command a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in name.decode(errors="replace"))

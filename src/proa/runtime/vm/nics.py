@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from proa.model.errors import FeatureMissing
 from proa.model.task import Interface
 from proa.runtime.vm.home import Record
+from proa.runtime.vm.machine import Shape
 
 SPARES = 4  # each costs a machine 0.2 MB, and its start nothing that could be measured
 MAX_NICS = 20  # of the 24 devices of a microvm: the others are three disks and the serial ports
@@ -77,9 +78,9 @@ def check_number(count: int) -> None:
         raise FeatureMissing("vm", f"more than {MAX_NICS} networks", "its machine has room for so many cards")
 
 
-def spares_for(nics: int) -> int:
-    """Return how many spares a machine has that starts with so many cards."""
-    return max(0, min(SPARES, MAX_NICS - nics))
+def spares_for(shape: Shape) -> int:
+    """Return how many spares a machine has. One that containers share has no room for any."""
+    return 0 if shape.seats else max(0, min(SPARES, MAX_NICS - shape.nics))
 
 
 def plan_change(record: Record, wanted: Sequence[Interface]) -> Change | None:

@@ -36,8 +36,19 @@ _FD = "tap"
 log = logging.getLogger(__name__)
 
 
+def check_change(record: Record) -> None:
+    """Raise FeatureMissing when the machine's networks cannot change: it shares its cards, or is of old."""
+    if not record.nics and not record.spares:
+        raise FeatureMissing(
+            "vm",
+            "connecting or disconnecting this running container",
+            "its network cards are fixed when it starts: stop it, change them, and start it again",
+        )
+
+
 def check_room(record: Record) -> None:
     """Raise FeatureMissing when no further network can be connected."""
+    check_change(record)
     if nics.free_spares(record) == 0:
         raise _too_many(record)
 
@@ -78,12 +89,6 @@ async def change_networks(
 
 
 def _too_many(record: Record) -> FeatureMissing:
-    if not record.spares:
-        return FeatureMissing(
-            "vm",
-            "connecting this running container",
-            "its machine has no network card to spare: stop it, connect it, and start it again",
-        )
     return FeatureMissing(
         "vm",
         f"connecting a running container to more than {len(record.spares)} further networks",

@@ -177,6 +177,11 @@ class GuestProcess:
         """Whether input may still reach the process, now or once it runs."""
         return self.takes_input and self.status is None
 
+    async def wait_for_room(self) -> None:
+        """Wait until the guest takes what it was sent before."""
+        if self._channel is not None:
+            await self._channel.wait_for_room()
+
     def write_input(self, data: bytes) -> None:
         """Send input for which there is credit."""
         self.stdin_credit -= len(data)

@@ -59,6 +59,7 @@ class FrameType(enum.IntEnum):
     REHEARSE = 0x12
     FILES = 0x13
     NETWORK = 0x16
+    FREEZE = 0x20
     STDIN = 0x40
     STDIN_EOF = 0x41
     CREDIT = 0x42
@@ -208,6 +209,11 @@ class Key(enum.IntEnum):
     ROW_SESSION = 146
     ROW_PGRP = 147
     ROW_TPGID = 148
+    JOIN_SEAT = 200
+    CPU_QUOTA_US = 201
+    CPU_PERIOD_US = 202
+    CPU_WEIGHT = 203
+    FRESH = 204
 
 
 # --- writing ---
@@ -272,6 +278,13 @@ def split_input(content: bytes) -> Iterator[bytes]:
 
 
 # --- reading ---
+
+
+def plain_text(text: str) -> str:
+    """Return a guest's words without what would command a terminal: only lines and tabs stay."""
+    return "".join(
+        each if each in "\n\t" or each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
 
 
 class Fields:

@@ -24,6 +24,7 @@ from proa.host.process import Spawned
 from proa.model.errors import Unavailable
 from proa.runtime.vm import cmdline
 from proa.runtime.vm.machine import Machine, Ports, RunAs
+from proa.runtime.vm.protocol import plain_text
 
 BACKLOG = 4  # clients that may wait while QEMU serves one
 CONSOLE_BYTES = 8 * 1024  # of kernel messages that are kept: a panic and what led to it
@@ -115,7 +116,7 @@ class Console(asyncio.Protocol):
 
     def text(self) -> str:
         """The last CONSOLE_BYTES of what was printed."""
-        return self._kept.decode(errors="replace").strip()
+        return plain_text(self._kept.decode(errors="replace")).strip()
 
     def close(self) -> None:
         """Idempotent."""
@@ -138,11 +139,13 @@ def launch(
     pass_fds: Collection[int] = (),
     log: Path | None = None,
     exit_record: Path | None = None,
+    seats: int = 0,
 ) -> HostProcess:
     """Start QEMU with its sockets ``monitor``, ``control``, ``console`` and its ``qemu.log`` in ``home``.
 
     :param plan: makes the machine, given what stands behind its ports.
     :param pass_fds: more descriptors that the machine names; they stay open here.
+    :param seats: as in ``Shape``; a socket ``control-N`` is made for each.
     :raises ToolFailed: QEMU cannot be executed.
     """
     with contextlib.ExitStack() as stack:
@@ -151,6 +154,7 @@ def launch(
         console = stack.enter_context(listen(home / "console"))
         stderr = os.open(home / "qemu.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         stack.callback(os.close, stderr)
+        seat_fds = [stack.enter_context(listen(home / f"control-{n}")).fileno() for n in range(seats)]
         ports = Ports(
             monitor_fd=monitor.fileno(),
             control_fd=control.fileno(),
@@ -158,8 +162,9 @@ def launch(
             fs_fd=fs_fd,
             log=log,
             exit_record=exit_record,
+            seat_fds=seat_fds,
         )
-        inherited = [monitor.fileno(), control.fileno(), console.fileno(), *pass_fds]
+        inherited = [monitor.fileno(), control.fileno(), console.fileno(), *seat_fds, *pass_fds]
         if fs_fd is not None:
             inherited.append(fs_fd)
         child = process.spawn_now(
@@ -220,7 +225,7 @@ def log_tail(home: Path) -> str:
     try:
         with (home / "qemu.log").open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
+            lines = plain_text(file.read().decode(errors="replace")).splitlines()
             return "\n".join(line for line in lines if _EMPTY_HUB not in line).strip()
     except OSError:
         return ""

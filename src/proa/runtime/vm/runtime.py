@@ -26,6 +26,7 @@ from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
 from proa.runtime.vm.image_template import ImageTemplate, ImageTemplates
 from proa.runtime.vm.machine import Shape, memory_for, vcpus_for
+from proa.runtime.vm.pods.runtime import PodRuntime
 from proa.runtime.vm.pool import Pool
 from proa.runtime.vm.pooled import Kind
 from proa.runtime.vm.qemu import Console, HostProcess
@@ -87,6 +88,14 @@ class VmRuntime:
         self._tasks = tasks
         self._default_memory_bytes = default_memory_bytes
         self._default_vcpus = default_vcpus
+        self._shared = PodRuntime(
+            templates=self._templates, tools=self._tools, exec_root=exec_root, tasks=tasks
+        )
+
+    @property
+    def shared(self) -> PodRuntime:
+        """The runtime of containers that share a machine; made from the same templates."""
+        return self._shared
 
     @property
     def name(self) -> str:

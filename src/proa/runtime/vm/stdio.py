@@ -81,6 +81,7 @@ class VmStdio:
         """Send what there is credit for, at least a byte; return how much."""
         process = self._process
         while True:
+            await process.wait_for_room()
             if not process.can_take_input or self._output.is_closed:
                 raise anyio.BrokenResourceError
             count = min(len(data), process.stdin_credit)

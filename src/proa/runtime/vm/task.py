@@ -270,8 +270,13 @@ class VmTask:
         if found is not None and (changed := edit(found)) != found:
             await store(self, target, changed)
 
-    def check_connect(self) -> None:
-        self._require_awake()
+    def check_change(self, *, joins: bool) -> None:
+        self._require_running()
+        plugging.check_change(self._clone.record)
+        if not joins:
+            return
+        if self._is_paused:
+            raise WrongState(f"Container {self._id} is paused, unpause the container first")
         plugging.check_room(self._clone.record)
 
     async def set_networks(self, interfaces: Sequence[Interface]) -> None:
@@ -326,11 +331,6 @@ class VmTask:
         return self._guest.main.is_started
 
     # --- machinery ---
-
-    def _require_awake(self) -> None:
-        self._require_running()
-        if self._is_paused:
-            raise WrongState(f"Container {self._id} is paused, unpause the container first")
 
     async def _start(self, kind: FrameType, payload: bytes) -> int:
         """Ask the agent to start a process; return its pid. Raises StartFailed."""

@@ -53,15 +53,32 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     vcpus: int
     nics: int
     state_sha256: str
+    memory_changed_ns: int = 0
     kernel_release: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """A complete template."""
+    """A complete template.
+
+    :ivar memory_changed_ns: see ``is_as_made``.
+    """
 
     memory_file: Path
     state_file: Path
+    memory_changed_ns: int = 0
+
+    def is_as_made(self) -> bool:
+        """Whether nobody has changed the memory since it was saved.
+
+        QEMU 7.2 opens the file to read and write it, also for a clone that only maps it privately: one that
+        was broken out of could write into the memory of all later clones. The file is not its own, so it
+        cannot set back the time of the change (utimensat(2)). A digest would take longer than the start.
+        """
+        try:
+            return self.memory_file.stat().st_mtime_ns == self.memory_changed_ns
+        except OSError:
+            return False
 
 
 class Templates:
@@ -125,10 +142,17 @@ class Templates:
     def _find(self, shape: Shape, ingredients: str) -> Template | None:
         directory = self._root / key_of(ingredients, shape)
         known = self._checked.get(shape)
-        if known is not None and known.memory_file.parent == directory and known.memory_file.exists():
+        if known is not None and known.memory_file.parent == directory and known.is_as_made():
             return known
-        template = Template(memory_file=directory / "mem", state_file=directory / "state")
-        if not _is_whole(template, shape, ingredients):
+        meta = _read_meta(directory)
+        if meta is None:
+            return None
+        template = Template(
+            memory_file=directory / "mem",
+            state_file=directory / "state",
+            memory_changed_ns=meta.memory_changed_ns,
+        )
+        if not _is_whole(template, meta, shape, ingredients):
             return None
         self._checked[shape] = template
         os.utime(directory)  # its last use, for ``_prune``
@@ -167,6 +191,7 @@ class Templates:
                 vcpus=shape.vcpus,
                 nics=shape.nics,
                 state_sha256=hashlib.sha256((directory / "state").read_bytes()).hexdigest(),
+                memory_changed_ns=(directory / "mem").stat().st_mtime_ns,
                 kernel_release=kernel_release,
             )
             (directory / "meta.json").write_bytes(msgspec.json.encode(meta))
@@ -254,17 +279,16 @@ async def save_state(monitor_socket: Path, path: Path) -> None:
 
 def key_of(ingredients: str, shape: Shape) -> str:
     """Return the directory name of a template: readable shape, then a digest of everything."""
-    text = f"{ingredients} {shape.memory_bytes} {shape.vcpus} {shape.nics}"
+    text = f"{ingredients} {shape.memory_bytes} {shape.vcpus} {shape.nics} {shape.seats}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return f"{shape.memory_bytes >> 20}m-{shape.vcpus}c-{shape.nics}n-{digest}"
 
 
-def _is_whole(template: Template, shape: Shape, ingredients: str) -> bool:
-    meta = _read_meta(template.memory_file.parent)
+def _is_whole(template: Template, meta: Meta, shape: Shape, ingredients: str) -> bool:
     try:
         return (
-            meta is not None
-            and meta.ingredients == ingredients
+            meta.ingredients == ingredients
+            and template.is_as_made()
             and template.memory_file.stat().st_size == shape.memory_bytes
             and hashlib.sha256(template.state_file.read_bytes()).hexdigest() == meta.state_sha256
         )
@@ -309,6 +333,8 @@ def remove_traces(directory: Path) -> None:
     """Remove what the machine that made a template left beside it."""
     for name in ("control", "monitor", "console", "pid", "qemu.log"):
         (directory / name).unlink(missing_ok=True)
+    for path in directory.glob("control-*"):
+        path.unlink()
 
 
 def synchronise(directory: Path) -> None:

@@ -36,7 +36,7 @@ unit: setup ## tests that need no root and no tools
 
 test-tools: setup
 	@setup/apt.sh curl bsdutils erofs-utils skopeo openssl apache2-utils \
-		xorriso grub-pc-bin grub-common u-boot-qemu qemu-system-arm qemu-system-misc
+		xorriso swtpm grub-pc-bin grub-common u-boot-qemu qemu-system-arm qemu-system-misc
 	@setup/test-guest.sh $(LIB)
 	@setup/docker-cli.sh $(VENV) && setup/docker-registry.sh $(VENV)
 

@@ -11,6 +11,7 @@
  * worker.c     forked children that answer a request
  * main_process.c  the main process, forked in the template: carries out CONFIGURE, becomes the program at START
  * configure.c  a clone's identity; netlink.c its network, spares.c its changes, rootfs.c its disks, mounts.c what is mounted on them
+ * identify.c   another identity for a machine whose programs run: the copy of one
  * fuse.c       the relay between /dev/fuse and the host's file server
  * process.c    the process table, start and end; stdio.c its streams; log.c log and exit record
  * container.c  the way to exec; credentials.c user and limits; user.c passwd and group
@@ -161,6 +162,7 @@ bool main_rehearse(const struct request *request, worker_done done);
 bool main_configure(const struct request *request, worker_done done);
 /* Whether it can still be started. */
 bool main_waits(void);
+pid_t main_pid(void);
 /* Its mount namespace. */
 int main_mounts(void);
 /* Our ends of its pipes, once; the caller closes what it does not use. */
@@ -174,6 +176,7 @@ bool main_unmount(worker_done done);
 
 void configure(struct fields fields);
 void individualize(struct fields fields);
+void set_names(struct fields fields);
 /* The part of it that all containers of an image share; configure() leaves it out then. */
 void prepare_image(struct fields fields);
 /* Also called in the loop. False with errno set; entropy may only be absent after the first time. */
@@ -186,6 +189,8 @@ void prepare_devices(void);
 void prepare_disks(void);
 void setup_network(struct fields fields);
 void forget_addresses(struct fields fields);
+/* In a worker: new addresses in place of all that the NICs have. */
+void replace_network(struct fields fields);
 /* spares.c, in a worker of the agent's: NETWORK. */
 void change_network(struct fields fields);
 void mount_rootfs(struct fields fields);
@@ -195,6 +200,8 @@ void mount_user(struct fields fields);
 void mount_files(struct fields fields);
 void prepare_files(void);
 void empty_files(void);
+/* In a worker: new content for those of the FILEs that CONFIGURE made and the container still has. */
+void replace_files(struct fields fields, pid_t main_process);
 /* Hide MASKED_PATH and protect READONLY_PATH, inside the container's root. */
 void restrict_paths(struct fields fields);
 void finish_rootfs(struct fields fields);
@@ -327,6 +334,8 @@ struct start {
 
 /* In the template: what does not depend on the container. */
 void container_prepare(void);
+/* --- identify.c --- */
+void identify(struct fields fields);
 /* --- rehearse.c --- */
 void rehearse(struct fields fields, const struct stdio_ends *ends);
 int rehearse_program(const char *program);

@@ -61,7 +61,7 @@ void write_text(const char *path, const char *text)
     close(fd);
 }
 
-static void set_names(struct fields fields)
+void set_names(struct fields fields)
 {
     char *hostname = fields_string(fields, K_HOSTNAME, 0);
     char *domainname = fields_string(fields, K_DOMAINNAME, 0);

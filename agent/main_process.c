@@ -215,6 +215,11 @@ bool main_waits(void)
     return prepared.requests >= 0;
 }
 
+pid_t main_pid(void)
+{
+    return prepared.pid;
+}
+
 int main_mounts(void)
 {
     return prepared.mounts;

@@ -420,3 +420,36 @@ void mount_files(struct fields fields)
     }
     remove_unused();
 }
+
+/* --- other content, while programs run --- */
+
+/* The container may have put anything in their place, so only what lies on the agent's own file system is written. */
+static void replace_file(struct fields file, const char *path, dev_t ours)
+{
+    char link[32];
+    struct stat status;
+    int fd = open_inside(path, O_PATH | O_NOFOLLOW, 0);
+    if (fd >= 0 && fstat(fd, &status) == 0 && status.st_dev == ours && S_ISREG(status.st_mode)) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        write_content(open(link, O_WRONLY | O_TRUNC | O_CLOEXEC), file, path);
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+void replace_files(struct fields fields, pid_t main_process)
+{
+    char path[32];
+    struct stat files;
+    struct field field;
+    snprintf(path, sizeof path, "/proc/%d/root", main_process);
+    leave_root();
+    root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (root < 0 || stat(FILES, &files) < 0)
+        fail_errno("the container's files");
+    while (fields_next(&fields, &field)) {
+        char *name = field.key == K_FILE ? fields_string(field_fields(&field), K_PATH, 0) : NULL;
+        if (name)
+            replace_file(field_fields(&field), name, files.st_dev);
+    }
+}

@@ -328,3 +328,49 @@ void forget_addresses(struct fields fields)
         i++;
     }
 }
+
+/* --- another identity --- */
+
+#define MAX_ADDRESSES 256
+
+/* The IPv4 addresses of the NICs, as the messages that delete them. */
+static size_t list_addresses(struct message *found)
+{
+    static uint8_t page[32768];
+    struct message ask;
+    size_t count = 0;
+    struct ifaddrmsg *wanted = message_begin(&ask, RTM_GETADDR, NLM_F_DUMP, sizeof *wanted);
+    wanted->ifa_family = AF_INET;
+    if (send(netlink, &ask, ask.header.nlmsg_len, 0) < 0)
+        fail_errno("network: addresses");
+    for (;;) {
+        ssize_t size = recv(netlink, page, sizeof page, 0);
+        if (size <= 0)
+            fail_errno("network: addresses");
+        unsigned left = (unsigned)size;
+        for (struct nlmsghdr *header = (struct nlmsghdr *)page; NLMSG_OK(header, left); header = NLMSG_NEXT(header, left)) {
+            struct ifaddrmsg *info = NLMSG_DATA(header);
+            if (header->nlmsg_type == NLMSG_DONE || header->nlmsg_type == NLMSG_ERROR)
+                return count;
+            for (size_t i = 0; header->nlmsg_type == RTM_NEWADDR && i < nic_count; i++)
+                if (nics[i].index == info->ifa_index && count < MAX_ADDRESSES && header->nlmsg_len <= sizeof *found) {
+                    memcpy(&found[count], header, header->nlmsg_len);
+                    found[count].header.nlmsg_type = RTM_DELADDR;
+                    found[count++].header.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+                }
+        }
+    }
+}
+
+void replace_network(struct fields fields)
+{
+    static struct message addresses[MAX_ADDRESSES];
+    nic_count = 0;
+    find_network(); /* the container may have renamed its interfaces */
+    size_t count = list_addresses(addresses);
+    for (size_t i = count; i-- > 0;) /* the secondary ones first: they go with the primary one */
+        message_send(&addresses[i], "old address");
+    for (size_t i = 0; i < nic_count; i++) /* takes its addresses, the link-local one of the old MAC included */
+        set_interface_sysctl("ipv6", nics[i].name, "disable_ipv6", "1");
+    setup_network(fields);
+}

@@ -130,6 +130,14 @@ static void power_off_done(const struct request *request, const struct outcome *
     power_off_later(50); /* lets the device hand the answer to the host */
 }
 
+static void request_identify(const struct request *request)
+{
+    if (!configured || main_waits())
+        answer_error(request, 0, EINVAL, "no program runs that could go on as another");
+    else if (!worker_run(request, identify, answer_outcome))
+        answer_error(request, 0, errno, "cannot fork");
+}
+
 static void request_clock(const struct request *request)
 {
     if (set_clock_and_entropy(request->fields, false))
@@ -183,6 +191,7 @@ static bool handle_request(uint8_t type, const struct request *request)
     case REQ_PREPARE: request_prepare(request); return true;
     case REQ_REHEARSE: request_rehearse(request); return true;
     case REQ_FILES: process_files(request); return true;
+    case REQ_IDENTIFY: request_identify(request); return true;
     case REQ_NETWORK: request_network(request); return true;
     case REQ_FREEZE: seat_freeze(request); return true;
     default: return false;

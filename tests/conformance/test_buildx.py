@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import tarfile
 import threading
 import time
 import uuid
@@ -140,6 +141,48 @@ def test_ssh(daemon: Daemon, build: Build, tmp_path: Path) -> None:
         listener.bind(str(path))
         listener.listen()
         assert "there" in build(text, "--ssh", f"default={path}")
+
+
+def test_no_cache_of_a_stage(build: Build) -> None:
+    """docker build: --no-cache-filter"""
+    text = (
+        "FROM busybox AS one\nRUN echo 1 >/f\nFROM busybox AS Two\nRUN echo 2 >/f\n"
+        "FROM busybox\nCOPY --from=one /f /1\nCOPY --from=two /f /2\n"
+    )
+    build(text)
+    assert build(text).count("CACHED") == 4
+    again = build(text, "--no-cache-filter", "two")
+    assert again.count("CACHED") == 3
+
+
+def test_output(daemon: Daemon, environment: None, tag: str, tmp_path: Path) -> None:
+    """docker build: -o DIRECTORY, type=tar, type=cacheonly"""
+    (tmp_path / "Dockerfile").write_text(
+        "FROM busybox AS one\nWORKDIR /z\nRUN mkdir a a.b && echo hi >f && ln f a/hard && ln -s f soft && "
+        "chmod 4751 f && touch -d 2001-02-03 a.b/x && truncate -s 9M sparse && echo end >>sparse\n"
+        "FROM scratch\nCOPY --from=one /z /d\n"
+    )
+    before = daemon.docker("images", "-aq").out
+    out = tmp_path / "out"
+    run("docker", "build", "-o", str(out), str(tmp_path))
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*")) == [
+        "d", "d/a", "d/a.b", "d/a.b/x", "d/a/hard", "d/f", "d/soft", "d/sparse",
+    ]  # fmt: skip
+    file = out / "d" / "f"
+    assert (file.read_text(), file.stat().st_mode & 0o7777, file.stat().st_nlink) == ("hi\n", 0o4751, 2)
+    assert (out / "d" / "soft").readlink() == Path("f")
+    assert time.gmtime((out / "d/a.b/x").stat().st_mtime).tm_year == 2001
+    assert (out / "d/sparse").stat().st_size == (9 << 20) + 4
+    run("docker", "build", "-o", f"type=tar,dest={tmp_path / 'o.tar'}", str(tmp_path))
+    with tarfile.open(tmp_path / "o.tar") as tar:
+        assert sorted(tar.getnames()) == sorted(str(path.relative_to(out)) for path in out.rglob("*"))
+    run("docker", "build", "-o", "type=cacheonly", str(tmp_path))
+    assert daemon.docker("images", "-aq").out == before
+    refused = run("docker", "build", "-o", "/proc/nosuch", str(tmp_path), check=False)
+    assert "mkdir /proc/nosuch: no such file or directory" in refused
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    run("docker", "build", "-o", str(tmp_path / "empty"), str(tmp_path))
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 def test_standard_input(daemon: Daemon, environment: None, tag: str, tmp_path: Path) -> None:

@@ -81,6 +81,47 @@ def test_both_hulls_have_ipv6_and_know_each_other(daemon: Daemon, net: str, hull
     assert "default via fd31:7::1 dev eth0" in out
 
 
+def test_a_network_without_ipv4(daemon: Daemon, net: str) -> None:
+    daemon.docker("network", "create", "--ipv4=false", "--ipv6", "--subnet", "fd31:9::/64", net)
+    shown = inspect(daemon, "network", net)
+    assert (shown["EnableIPv4"], shown["EnableIPv6"]) == (False, True)
+    daemon.docker(
+        "run",
+        "-d",
+        "--name",
+        f"{net}-1",
+        "--network",
+        net,
+        "-p",
+        "8080",
+        "busybox",
+        "sh",
+        "-c",
+        "echo hi >index.html; httpd -f -p [::]:8080",
+    )
+    placed = inspect(daemon, "container", f"{net}-1")["NetworkSettings"]["Networks"][net]  # type: ignore[index]
+    assert (placed["IPAddress"], placed["Gateway"], placed["GlobalIPv6Address"]) == ("", "", "fd31:9::2")
+    published = daemon.docker("port", f"{net}-1").out.split()
+    assert len(published) == 3 and published[2].startswith("[::]:")
+    ask = f"ip -4 route; wget -qO- http://{net}-1:8080/ && ip -6 route"
+    out = daemon.docker("run", "--rm", "--network", net, "busybox", "sh", "-c", ask).out
+    assert out.startswith("hi\n") and "default via fd31:9::1 dev eth0" in out
+    for words, said in (
+        (
+            ("run", "--rm", "--network", net, "--isolation", "vm", "busybox"),
+            "cannot be on a network without IPv4",
+        ),
+        (("run", "--rm", "--network", net, "--ip", "10.0.0.2", "busybox"), "it has no IPv4"),
+        (("network", "create", "--ipv4=false", f"{net}-x"), "IPv4 or IPv6 must be enabled"),
+        (
+            ("network", "create", "--ipv4=false", "--ipv6", "--subnet", "10.9.0.0/24", f"{net}-x"),
+            "an IPv4 subnet needs",
+        ),
+    ):
+        refused = daemon.docker(*words, check=False)
+        assert refused.status != 0 and said in refused.err, refused
+
+
 def test_a_machine_joins_networks_before_it_starts(daemon: Daemon, net: str) -> None:
     daemon.docker("network", "create", f"{net}-b")
     daemon.docker(

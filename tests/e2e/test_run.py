@@ -97,6 +97,42 @@ def test_what_was_written_survives_a_restart(daemon: Daemon, hull: str, name: st
     assert daemon.docker("logs", name).out.split() == ["1", "2"]
 
 
+def test_exec_of_what_cannot_be_started(daemon: Daemon, name: str) -> None:
+    daemon.docker("run", "-d", "--name", name, "busybox", "sleep", "600")
+    for options, code, words in (
+        (("-w", "/no", name, "true"), 127, 'chdir to cwd ("/no") set in config.json failed: no such file or'),
+        (("-w", "/etc/passwd", name, "true"), 127, "set in config.json failed: not a directory"),
+        (("-u", "nobody-here", name, "true"), 126, "unable to find user nobody-here: no matching entries in"),
+        (("-u", "0:none", name, "true"), 126, "unable to find group none: no matching entries in group file"),
+        ((name, "/etc"), 126, "is a directory"),
+        ((name, "/etc/passwd"), 126, 'exec: "/etc/passwd": permission denied'),
+        ((name, "/no/such"), 127, 'exec: "/no/such": stat /no/such: no such file or directory'),
+    ):
+        for detached in ((), ("-d",)):
+            result = daemon.docker("exec", *detached, *options, check=False)
+            assert result.status == (1 if detached else code), result
+            assert words in result.out + result.err
+
+
+def test_run_of_what_cannot_be_started(daemon: Daemon) -> None:
+    for arguments, code, words in (
+        (
+            ("-u", "nobody-here", "busybox", "true"),
+            125,
+            "unable to find user nobody-here: no matching entries",
+        ),
+        (("busybox", "/etc"), 126, "is a directory"),
+        (("-w", "/etc/passwd", "busybox", "true"), 125, "Cannot mkdir: /etc/passwd is not a directory"),
+        (
+            ("-v", "/etc:/etc/passwd", "busybox", "true"),
+            125,
+            "Are you trying to mount a directory onto a file",
+        ),
+    ):
+        result = daemon.docker("run", "--rm", *arguments, check=False)
+        assert (result.status, words in result.err) == (code, True), result
+
+
 def test_exec(daemon: Daemon, hull: str, name: str) -> None:
     daemon.docker("run", "-d", "--name", name, "--isolation", hull, "busybox", "sleep", "600")
     assert daemon.docker("exec", name, "echo", "hi").out == "hi\n"

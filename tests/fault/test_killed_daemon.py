@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 import signal
 import socket
 import threading
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from proa.host.cgroup import find_cgroups
 from tests.fault.conftest import HULLS
 from tests.support.daemon import Daemon
 
@@ -87,6 +90,25 @@ def test_what_runs_goes_on_and_what_ends_is_known(daemon: Daemon, name: str) -> 
         assert state(daemon, on)["ExitCode"] == 5
         assert daemon.docker("logs", on).out.endswith("term\n")
         daemon.docker("rm", "-f", on, end, always)
+
+
+def test_with_all_that_it_knew_of_what_ran(daemon: Daemon, name: str) -> None:
+    """The exec root is lost without a reboot: no process and no cgroup is left of what ran."""
+    daemon.docker("run", "-d", "--name", name, "busybox", "sleep", "600")
+    daemon.docker(
+        "run", "-d", "--name", f"{name}-pp", "--cgroup-parent", f"/{name}", "busybox", "sleep", "600"
+    )
+    daemon.stop(signal.SIGKILL)
+    shutil.rmtree(daemon.exec_root / "oci")
+    daemon.start()
+    for one in (name, f"{name}-pp"):
+        assert state(daemon, one)["ExitCode"] == 255
+        container_id = daemon.docker("inspect", "-f", "{{.Id}}", one).out.strip()
+        until(lambda: not find_cgroups(container_id), "its cgroup is gone")  # noqa: B023
+        daemon.docker("start", one)
+        daemon.docker("rm", "-f", one)
+    for parent in find_cgroups(name):
+        asyncio.run(parent.delete())
 
 
 @pytest.mark.parametrize(("hull", "after_ms"), [one for hull in HULLS for one in moments(hull)])

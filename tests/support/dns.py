@@ -27,11 +27,12 @@ class Answer:
     names: tuple[str, ...]
 
 
-def ask(namespace: int | Path, server: IPv4Address, name: str, kind: int = A) -> Answer:
+def ask(namespace: int | Path, server: IPv4Address | IPv6Address, name: str, kind: int = A) -> Answer:
     """Ask a nameserver from inside a namespace."""
 
     def query() -> bytes:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        family = socket.AF_INET if server.version == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_DGRAM) as client:
             client.settimeout(10.0)
             client.sendto(_question(name, kind), (str(server), 53))
             return client.recv(4096)

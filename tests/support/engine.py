@@ -40,11 +40,13 @@ from proa.model.registry import RegistrySettings
 from proa.model.task import DirectoryRootfs, IdMap, Interface, NetworkAttachment, NetworkKind, RootfsKind
 from proa.model.volume import Volume
 from proa.network.attach import Attached
+from proa.network.files import addresses_of
 from proa.network.networks import Networks
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
+from proa.storage.snapshots import Snapshots
 from proa.storage.volumes import Volumes
-from tests.support.fake_runtime import FEATURES, FakeRuntime, World
+from tests.support.fake_runtime import FEATURES, FakeForkingRuntime, FakeRuntime, World
 from tests.support.stage import Killed, Stage
 
 TIMEOUT_S = 5.0  # a thousand times what a test takes
@@ -264,7 +266,7 @@ class FakeNetworks:
 
     def hosts_file(self, endpoints: Sequence[Endpoint], **options: object) -> bytes:
         peers = cast(Sequence[tuple[str, Endpoint]], options.get("links", ()))
-        return b"".join(f"{one.address.ip}\t{names}\n".encode() for names, one in peers)
+        return b"".join(f"{addresses_of([one])[0]}\t{names}\n".encode() for names, one in peers)
 
     def _endpoint(self, container_id: str, name: str, wanted: EndpointRequest) -> Endpoint:
         self._ground.addresses += 1
@@ -384,7 +386,8 @@ class Ground:
     ) -> Daemon:
         bus = EventBus()
         names = runtimes or {
-            name: FakeRuntime(self.world, stage, name=name, features=FEATURES) for name in ("crun", "vm")
+            "crun": FakeRuntime(self.world, stage, name="crun", features=FEATURES),
+            "vm": FakeForkingRuntime(self.world, stage, name="vm", features=FEATURES),
         }
         stores = Stores(
             db=db,
@@ -398,6 +401,7 @@ class Ground:
             build_trees=cast(BuildTrees, None),
             context_layers=cast(Layers, None),
             git=Git(),
+            snapshots=Snapshots(self.root / "snapshots"),
         )
         hulls = Hulls(
             names, container_runtime="crun", default_isolation="container", missing={"runc": "gone"}

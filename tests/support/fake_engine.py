@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import anyio
 
@@ -661,6 +662,9 @@ class FakeBuilds:
 
     def knows_context(self, key: str) -> bool:
         return False
+
+    def spool(self) -> BinaryIO:
+        return io.BytesIO()
 
     @property
     def host_gateway(self) -> IPv4Address | None:

@@ -11,10 +11,11 @@ test ends it (``World.end``) or a signal does.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -32,7 +33,7 @@ from proa.model.task import (
     TaskSpec,
     TaskStats,
 )
-from proa.runtime.seam import Features, StreamId
+from proa.runtime.seam import SAVED_PARTS, Features, StreamId, Task
 from tests.support.stage import Stage
 
 SIGKILL = 9
@@ -423,6 +424,34 @@ class FakeRuntime:
     async def forget(self, container_id: ContainerId) -> None:
         await self._stage.act("forget")
         _clear(self._world, container_id)
+
+
+class FakeForkingRuntime(FakeRuntime):
+    """One that copies what runs: the copy runs the same program from its beginning."""
+
+    async def fork(self, source: Task, spec: TaskSpec) -> FakeTask:
+        await self._stage.act("fork")
+        if source.id not in self._world.traces:
+            raise AssertionError(f"task {source.id} is gone")
+        task = await self.create(spec)
+        await task.start()
+        return task
+
+    async def save(self, source: Task, directory: Path) -> Mapping[str, Any]:  # Any: as in the seam
+        await self._stage.act("save")
+        for part in SAVED_PARTS:
+            (directory / part).write_bytes(f"{part} of {source.id}".encode())
+        return {"saved": source.id}
+
+    async def load(
+        self, directory: Path, machine: Mapping[str, Any], spec: TaskSpec
+    ) -> Task:  # Any: as above
+        await self._stage.act("load")
+        if (directory / "mem").read_bytes() != f"mem of {machine['saved']}".encode():
+            raise AssertionError("another memory than was saved")
+        task = await self.create(spec)
+        await task.start()
+        return task
 
 
 def _clear(world: World, container_id: ContainerId) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from proa import __version__
@@ -20,6 +21,8 @@ from proa.api.execs import Backend as ExecBackend
 from proa.api.execs import ExecRoutes
 from proa.api.files import Backend as FileBackend
 from proa.api.files import CommitBackend, FileRoutes
+from proa.api.forking import Backend as ForkingBackend
+from proa.api.forking import ForkingRoutes
 from proa.api.images import Backend as ImageBackend
 from proa.api.images import ImageRoutes
 from proa.api.networks import Backend as NetworkBackend
@@ -28,14 +31,17 @@ from proa.api.refusals import RefusedRoutes
 from proa.api.registries import Backend as RegistryBackend
 from proa.api.registries import RegistryRoutes
 from proa.api.router import Router
+from proa.api.snapshots import Backend as SnapshotBackend
+from proa.api.snapshots import SnapshotRoutes
 from proa.api.system import Backend as SystemBackend
 from proa.api.system import SystemRoutes
 from proa.api.vm_copies import VmCopyRoutes
+from proa.api.vm_files import VmFileRoutes
 from proa.api.vms import Backend as VmBackend
 from proa.api.vms import VmRoutes
 from proa.api.volumes import Backend as VolumeBackend
 from proa.api.volumes import VolumeRoutes
-from proa.wire import vm_routes
+from proa.wire import own_routes, vm_routes
 from proa.wire.routes import ROUTES
 
 
@@ -76,8 +82,16 @@ class Engine(Protocol):
     def builds(self) -> Builds: ...
 
 
-def build_app(engine: Engine, machines: VmBackend | None = None) -> Application:
-    """Register every route; those of machines only with ``machines``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """The use cases behind the routes of containers that are proa's own."""
+
+    forking: ForkingBackend
+    snapshots: SnapshotBackend
+
+
+def build_app(engine: Engine, machines: VmBackend | None = None, own: Own | None = None) -> Application:
+    """Register every route; those of machines only with ``machines``, our own of containers with ``own``.
 
     Raises AssertionError when one of ``proa.wire.routes`` has no handler.
     """
@@ -100,7 +114,12 @@ def build_app(engine: Engine, machines: VmBackend | None = None) -> Application:
     if machines is not None:
         VmRoutes(machines).register(router)
         VmCopyRoutes(machines.copies).register(router)
+        VmFileRoutes(machines.files).register(router)
         wanted |= set(vm_routes.ROUTES.values())
+    if own is not None:
+        ForkingRoutes(own.forking).register(router)
+        SnapshotRoutes(own.snapshots).register(router)
+        wanted |= set(own_routes.ROUTES.values())
     missing = wanted - router.routes
     if missing:
         raise AssertionError(f"routes without a handler: {sorted(route.path for route in missing)}")

@@ -41,6 +41,8 @@ def network(value: Network, endpoints: Sequence[Endpoint]) -> wire.Network:
         created=format_time(value.created_at_ns),
         scope=value.scope,
         driver=value.driver,
+        enable_ipv4=value.subnet is not None
+        or value.subnet6 is None,  # of "host" and "none" Docker says so too
         enable_ipv6=value.subnet6 is not None,
         ipam=wire.Ipam(config=config),
         internal=value.internal,
@@ -57,8 +59,6 @@ def parse_request(body: wire.NetworkCreateRequest) -> NetworkRequest:
         raise InvalidParameter("invalid network name: name is empty")
     if body.ingress or body.config_only or body.config_from or body.scope not in ("", "local"):
         raise InvalidParameter("swarm and configuration-only networks are not supported")
-    if body.enable_ipv4 is False:
-        raise InvalidParameter("IPv4 cannot be disabled: proa's networks always have it")
     ipam = body.ipam or wire.Ipam()
     if ipam.driver not in ("", "default"):
         raise InvalidParameter(f"could not find an IPAM driver named {ipam.driver}")
@@ -70,12 +70,15 @@ def parse_request(body: wire.NetworkCreateRequest) -> NetworkRequest:
         raise Forbidden(f"{driver} driver doesn't support multiple subnets")
     if six and not body.enable_ipv6:
         raise InvalidParameter("an IPv6 subnet needs IPv6 to be enabled on the network (--ipv6)")
+    if four and body.enable_ipv4 is False:
+        raise InvalidParameter("an IPv4 subnet needs IPv4 to be enabled on the network (--ipv4)")
     pool, pool6 = (four or [_Pool()])[0], (six or [_Pool()])[0]
     return NetworkRequest(
         name=body.name,
         driver=driver,
         internal=body.internal,
         attachable=body.attachable,
+        ipv4=body.enable_ipv4 is not False,
         subnet=_of(IPv4Network, pool.subnet),
         ip_range=_of(IPv4Network, pool.ip_range),
         gateway=_of(IPv4Address, pool.gateway),
@@ -94,7 +97,7 @@ def _container(endpoint: Endpoint) -> wire.NetworkContainer:
         name=endpoint.name,
         endpoint_id=endpoint.endpoint_id,
         mac_address=endpoint.mac,
-        ipv4_address=str(endpoint.address),
+        ipv4_address=str(endpoint.address) if endpoint.address else "",
         ipv6_address=str(endpoint.address6) if endpoint.address6 else "",
     )
 

@@ -36,6 +36,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "wait": ("lifecycle", "wait", "Block until containers stop, then print their exit codes"),
     "rm": ("lifecycle", "rm", "Remove one or more containers"),
     "rename": ("lifecycle", "rename", "Rename a container"),
+    "fork": ("forking", "fork", "Make a running copy of a container that runs in a virtual machine"),
+    "snapshot": ("snapshots", "snapshot", "Manage snapshots of containers that run in virtual machines"),
     "update": ("update", "update", "Update configuration of one or more containers"),
     "top": ("processes", "top", "Display the running processes of a container"),
     "stats": ("processes", "stats", "Display a live stream of resource usage"),

@@ -40,6 +40,9 @@ def network() -> None:
 @click.option("--gateway", multiple=True, help="IPv4 or IPv6 gateway for the subnet")
 @click.option("--internal", is_flag=True, help="Restrict external access to the network")
 @click.option("--ip-range", multiple=True, help="Allocate container ip from a sub-range")
+@click.option(
+    "--ipv4", type=bool, is_flag=False, flag_value=True, help="Enable IPv4 address assignment [true]"
+)
 @click.option("--ipv6", is_flag=True, help="Enable IPv6 address assignment")
 @click.option("--label", multiple=True, metavar="KEY=VALUE", help="Set metadata on a network")
 @click.option("-o", "--opt", multiple=True, metavar="KEY=VALUE", help="Set driver specific options")
@@ -55,6 +58,7 @@ def create(
     gateway: tuple[str, ...],
     internal: bool,
     ip_range: tuple[str, ...],
+    ipv4: bool | None,
     ipv6: bool,
     label: tuple[str, ...],
     opt: tuple[str, ...],
@@ -77,6 +81,7 @@ def create(
         driver=driver,
         attachable=attachable,
         internal=internal,
+        enable_ipv4=ipv4,
         enable_ipv6=ipv6 or None,
         ipam=Ipam(config=list(pools.values()) or None),
         options=values.parse_labels(opt) or None,

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 
 import anyio
 
-from proa.api.app import build_app
+from proa.api.app import Own, build_app
 from proa.api.server import serve
 from proa.daemon.config import Config, parse_config
 from proa.daemon.listening import open_listeners
@@ -66,7 +66,8 @@ async def run(config: Config) -> None:
             for host in config.hosts
             for listener in await open_listeners(host, group=config.group, tls=tls)
         ]
-        await group.start(serve, build_app(engine, engine.machines), listeners)
+        own = Own(forking=engine.forking, snapshots=engine.snapshots)
+        await group.start(serve, build_app(engine, engine.machines, own), listeners)
         await engine.restore.start_wanted()
         await engine.machines.lives.start_wanted()
         for host in config.hosts:

@@ -45,6 +45,7 @@ from proa.runtime.vm.accel import Accelerator, probe_accelerator
 from proa.runtime.vm.runtime import VmRuntime
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
+from proa.storage.snapshots import Snapshots
 from proa.storage.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ async def open_engine(config: Config, tasks: TaskGroup) -> AsyncIterator[Engine]
             ),
             userns=userns,
             git=Git(),
+            snapshots=Snapshots(config.data_root / "snapshots"),
         )
         runtimes, missing, accelerator = await _make_runtimes(config, tasks)
         facts = HostFacts(

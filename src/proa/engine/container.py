@@ -125,6 +125,7 @@ class Container:
     :ivar passing_pause: the engine paused it itself, for a while; seen at start-up while it is paused, it
         means that the daemon died meanwhile.
     :ivar for_build: runs a step of a build, and goes with it; seen at start-up it is removed.
+    :ivar forking: it is being made as the running copy of another; seen at start-up it is removed.
     :ivar stopped_by_user: the last end was asked for, so restart policies leave it alone.
     :ivar short_runs: how many runs in a row ended soon after a restart: what the next delay grows with.
     :ivar health: None without a health check.
@@ -161,6 +162,7 @@ class Container:
     ending: bool = False
     passing_pause: bool = False
     for_build: bool = False
+    forking: bool = False
     stopped_by_user: bool = False
     ids: IdMap | None = None
     endpoints: tuple[Endpoint, ...] = ()

@@ -24,6 +24,7 @@ from proa.engine.creation import Creation
 from proa.engine.events import EventBus
 from proa.engine.execs import Execs
 from proa.engine.files import Files
+from proa.engine.forking import Forking
 from proa.engine.guest_files import GuestFiles
 from proa.engine.health_checks import HealthChecks
 from proa.engine.images import Images
@@ -39,6 +40,7 @@ from proa.engine.registries import Registries
 from proa.engine.registry import Registry
 from proa.engine.removal import Removal
 from proa.engine.restore import Restore
+from proa.engine.snapshots import Snapshots
 from proa.engine.system import HostFacts, System
 from proa.engine.unit import Units
 from proa.engine.updates import Updates
@@ -50,6 +52,7 @@ from proa.model.config import LogConfig
 from proa.network.networks import Networks as NetworkStore
 from proa.storage.layers import Layers
 from proa.storage.rootfs import Roots
+from proa.storage.snapshots import Snapshots as SnapshotStore
 from proa.storage.volumes import Volumes as VolumeStore
 
 
@@ -68,6 +71,8 @@ class Engine:
     builds: Builds
     system: System
     restore: Restore
+    forking: Forking
+    snapshots: Snapshots
     machines: Machines | None = None  # the daemon adds them
 
 
@@ -86,6 +91,7 @@ class Stores:
     build_trees: BuildTrees
     context_layers: Layers
     git: Git
+    snapshots: SnapshotStore
     userns: UserNamespaces = field(default_factory=UserNamespaces)
 
 
@@ -98,20 +104,12 @@ def build_engine(
     shipping = LogShipping(registry=registry, units=units, tasks=tasks)
     launcher = _build_launcher(stores, registry=registry, hulls=hulls)
     lifecycle = _build_lifecycle(registry, units, launcher, execs, shipping, events, tasks)
-    removal = Removal(
-        registry=registry,
-        units=units,
-        lifecycle=lifecycle,
-        roots=stores.roots,
-        volumes=stores.volumes,
-        images=stores.images,
-        events=events,
-    )
-    lifecycle.on_auto_remove = removal.remove_automatically
+    removal = _build_removal(stores, registry, units, lifecycle, events)
+    forking = _build_forking(stores, registry, units, launcher, lifecycle, removal, events)
     queries = Queries(registry=registry, units=units, images=stores.images, roots=stores.roots)
     removal.on_removed = execs.forget_container
     creation = _build_creation(stores, registry, hulls, events, facts.default_log)
-    images = Images(store=stores.images, registry=registry, events=events)
+    images = Images(store=stores.images, registry=registry, events=events, snapshots=stores.snapshots)
     registries = Registries(client=stores.registries, images=stores.images, events=events)
     volumes = Volumes(store=stores.volumes, registry=registry, events=events)
     guest_files = GuestFiles(registry=registry, units=units, launcher=launcher, roots=stores.roots)
@@ -167,6 +165,58 @@ def build_engine(
             roots=stores.roots,
             shipping=shipping,
         ),
+        forking=forking,
+        snapshots=_build_snapshots(stores, registry, hulls, launcher, forking),
+    )
+
+
+def _build_removal(
+    stores: Stores, registry: Registry, units: Units, lifecycle: Lifecycle, events: EventBus
+) -> Removal:
+    removal = Removal(
+        registry=registry,
+        units=units,
+        lifecycle=lifecycle,
+        roots=stores.roots,
+        volumes=stores.volumes,
+        images=stores.images,
+        events=events,
+    )
+    lifecycle.on_auto_remove = removal.remove_automatically
+    return removal
+
+
+def _build_forking(
+    stores: Stores,
+    registry: Registry,
+    units: Units,
+    launcher: Launcher,
+    lifecycle: Lifecycle,
+    removal: Removal,
+    events: EventBus,
+) -> Forking:
+    return Forking(
+        registry=registry,
+        units=units,
+        launcher=launcher,
+        lifecycle=lifecycle,
+        removal=removal,
+        events=events,
+        containers_dir=stores.containers_dir,
+    )
+
+
+def _build_snapshots(
+    stores: Stores, registry: Registry, hulls: Hulls, launcher: Launcher, forking: Forking
+) -> Snapshots:
+    return Snapshots(
+        store=stores.snapshots,
+        registry=registry,
+        hulls=hulls,
+        launcher=launcher,
+        forking=forking,
+        networks=stores.networks,
+        images=stores.images,
     )
 
 

@@ -130,8 +130,7 @@ class Execs:
             with anyio.CancelScope(shield=True):
                 process = await task.exec(one.id, spec, attached=not detach)
         except (EngineError, OSError) as error:
-            code = error.exit_code if isinstance(error, StartFailed) else 126
-            self._settle(one.id, code)
+            self._settle(one.id, _code_of(error))
             raise
         self._processes[one.id] = process
         self._change(one.id, pid=process.pid)
@@ -257,6 +256,11 @@ class _ExecStdio:
         except anyio.EndOfStream:
             await self._ended.wait()
             raise
+
+
+def _code_of(error: Exception) -> int:
+    """The exit code of an exec that could not be started: 127 when something was not found, else 126."""
+    return 127 if isinstance(error, StartFailed) and error.exit_code == 127 else 126
 
 
 def _merge(env: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from proa.image.images import Images as ImageStore
 from proa.image.images import ImagesUsage
 from proa.model.ids import Digest
 from proa.model.image import Image
+from proa.storage.snapshots import Snapshots
 
 Progress = Callable[[Mapping[str, object]], None]
 
@@ -22,8 +23,11 @@ Progress = Callable[[Mapping[str, object]], None]
 class Images:
     """Loads, lists, names and removes images."""
 
-    def __init__(self, *, store: ImageStore, registry: Registry, events: EventBus) -> None:
+    def __init__(
+        self, *, store: ImageStore, registry: Registry, events: EventBus, snapshots: Snapshots
+    ) -> None:
         self._store = store
+        self._snapshots = snapshots
         self._registry = registry
         self._events = events
 
@@ -79,9 +83,11 @@ class Images:
         return await self._store.disk_usage()
 
     def users_of(self, image_id: Digest) -> Sequence[tuple[str, bool]]:
-        """Return the containers made from an image or that mount it, each with whether it is alive."""
-        return [
-            (container.id, container.is_alive)
+        """Return the containers made from an image or that mount it, each with whether it is alive, and the
+        snapshots of such containers."""
+        containers = [
+            (str(container.id), container.is_alive)
             for container in self._registry
             if container.image_id == image_id or any(point.source == image_id for point in container.mounts)
         ]
+        return [*containers, *((f"snapshot {name}", False) for name in self._snapshots.of_image(image_id))]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from proa.engine.container import Container, MountPoint
 from proa.engine.isolation import Hulls
@@ -26,6 +27,7 @@ from proa.engine.ports import parse_ports
 from proa.engine.registry import Registry
 from proa.engine.taskspec import build_task_spec
 from proa.engine.unit import Unit
+from proa.host.cgroup import find_cgroups
 from proa.model.errors import (
     EngineError,
     FeatureMissing,
@@ -33,12 +35,13 @@ from proa.model.errors import (
     NotFound,
     WrongState,
 )
+from proa.model.ids import Digest
 from proa.model.network import Endpoint, PublishedPort
-from proa.model.task import Namespaces, NetworkAttachment, NetworkKind
+from proa.model.task import BlockRootfs, Namespaces, NetworkAttachment, NetworkKind, TaskSpec
 from proa.network.attach import Attached
 from proa.network.files import addresses_of, hosts_change, peer_moved
 from proa.network.networks import Networks
-from proa.runtime.seam import FileTask, Task
+from proa.runtime.seam import FileTask, Runtime, SavingRuntime, Task
 from proa.storage.rootfs import Roots
 from proa.storage.volumes import Volumes
 
@@ -102,6 +105,60 @@ class Launcher:
             await task.start()
             undo.pop_all()
         return Launched(task=task, endpoints=attached.endpoints, ports=attached.ports)
+
+    async def go_on(
+        self, container: Container, begin: Callable[[Runtime, TaskSpec], Awaitable[Task]]
+    ) -> Launched:
+        """Make a task whose program does not begin but goes on from where another was.
+
+        :param begin: makes it, given what was made for it. On failure nothing is left.
+
+        Raises what the drivers raise.
+        """
+        runtime = self._hulls[container.runtime]
+        async with AsyncExitStack() as undo:
+            rootfs = await self._roots.prepare(container.id, container.layers, runtime.features.rootfs)
+            undo.push_async_callback(self._roots.release, container.id)
+            attached = await self._attach(container, runtime.features.network)
+            undo.push_async_callback(self._networks.detach, container.id)
+            spec = build_task_spec(
+                container,
+                rootfs=rootfs,
+                network=attached.attachment,
+                files=self._etc_files(container, attached.endpoints),
+                namespaces=Namespaces(),
+            )
+            task = await begin(runtime, spec)
+            undo.pop_all()
+        return Launched(task=task, endpoints=attached.endpoints, ports=attached.ports)
+
+    async def layer_files(self, container: Container) -> Mapping[Digest, Path]:
+        """Return where the layers of a container's image are, if its hull reads them as files.
+
+        Raises NotFound.
+        """
+        kind = self._hulls[container.runtime].features.rootfs
+        rootfs = await self._roots.prepare(container.id, container.layers, kind)
+        files = rootfs.layers if isinstance(rootfs, BlockRootfs) else ()
+        return dict(zip(container.layers, files, strict=False))
+
+    def get_forking(self, container: Container) -> SavingRuntime:
+        """Return what can copy or save a container while it runs. Raises FeatureMissing."""
+        runtime = self._hulls[container.runtime]
+        if not isinstance(runtime, SavingRuntime):
+            raise FeatureMissing(
+                container.runtime,
+                "copying or saving a running container",
+                "only what has a virtual machine of its own can be copied while it runs (--isolation vm)",
+            )
+        shared = [point.destination for point in container.mounts if point.type != "tmpfs"]
+        if shared:
+            raise FeatureMissing(
+                container.runtime,
+                f"copying or saving a running container with a volume or bind mount ({', '.join(shared)})",
+                "what its programs have open there is known to the server of these files alone",
+            )
+        return runtime
 
     @contextlib.asynccontextmanager
     async def serve_files(self, container: Container, *, mounted: bool) -> AsyncIterator[FileTask]:
@@ -220,6 +277,9 @@ class Launcher:
         runtime = self._hulls.runtimes.get(container.runtime)
         if runtime is not None:
             await runtime.forget(container.id)
+        # A runtime knows the cgroup from the exec root, which may be gone while the host has not rebooted.
+        for cgroup in await anyio.to_thread.run_sync(find_cgroups, container.id):
+            await cgroup.delete()
 
     async def _attach(self, container: Container, kind: NetworkKind) -> Attached:
         mode = container.host_config.network_mode

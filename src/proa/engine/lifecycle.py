@@ -25,7 +25,7 @@ from proa.engine.creation import event_attributes
 from proa.engine.events import EventBus
 from proa.engine.health import at_end, at_start
 from proa.engine.health_checks import HealthChecks
-from proa.engine.launcher import Launcher
+from proa.engine.launcher import Launched, Launcher
 from proa.engine.log_files import LogKeeper, begin
 from proa.engine.log_options import parse_log_config
 from proa.engine.log_shipping import LogShipping
@@ -202,6 +202,15 @@ class Lifecycle:
         if container.is_alive and unit.task is None:  # restore could not find out what became of it
             await self.lose(container, None)
 
+    async def begin(
+        self, unit: Unit, container: Container, launch: Callable[[Unit, Container], Awaitable[Launched]]
+    ) -> None:
+        """Begin a container by other means than the start of its program; as ``start`` in all else.
+
+        Called with the lock.
+        """
+        await self._launch(unit, container, launch)
+
     # --- restore after a daemon's death ---
 
     def adopt(self, unit: Unit, task: Task) -> None:
@@ -241,7 +250,12 @@ class Lifecycle:
 
     # --- machinery ---
 
-    async def _launch(self, unit: Unit, container: Container) -> None:
+    async def _launch(
+        self,
+        unit: Unit,
+        container: Container,
+        launch: Callable[[Unit, Container], Awaitable[Launched]] | None = None,
+    ) -> None:
         """Start the task of a container and begin to watch it. Called with the lock."""
         self._registry.put(replace(container, launching=True))
         # A client that hangs up must not leave half a container: the start is finished or undone.
@@ -249,7 +263,7 @@ class Lifecycle:
             try:
                 await self._shipping.check(container)
                 self._keep_log(container)
-                launched = await self._launcher.launch(unit, container)
+                launched = await (launch or self._launcher.launch)(unit, container)
             except (EngineError, OSError) as error:
                 unit.drop_pending()
                 self._logs.unwatch(Path(container.log_path))
@@ -262,6 +276,7 @@ class Lifecycle:
                 container,
                 state=State.RUNNING,
                 launching=False,
+                forking=False,
                 pid=launched.task.pid,
                 exit_code=0,
                 oom_killed=False,

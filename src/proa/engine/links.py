@@ -199,6 +199,7 @@ def _default_endpoint(peer: Container) -> Endpoint | None:
 
 
 def _variables(link: Link, peer: Container, endpoint: Endpoint, parent: str) -> Iterator[str]:
+    assert endpoint.address is not None, "the default bridge has IPv4"
     prefix = link.alias.upper().replace("-", "_")
     ports = _exposed(peer)
     for position, (number, protocol) in enumerate(ports):

@@ -39,6 +39,16 @@ _encoder = msgspec.json.Encoder(enc_hook=_encode_hook)
 _decoder = msgspec.json.Decoder(Container, dec_hook=_decode_hook)
 
 
+def encode_record(container: Container) -> bytes:
+    """Return a record as JSON."""
+    return _encoder.encode(container)
+
+
+def decode_record(content: bytes) -> Container:
+    """Read a record. Raises msgspec.ValidationError."""
+    return _decoder.decode(content)
+
+
 class Registry:
     """All container records. One writer for each container: callers hold its lock (engine.unit)."""
 

@@ -129,7 +129,7 @@ class Restore:
             runtime.features.rootfs is RootfsKind.BLOCK
         ):
             await runtime.forget(container.id)  # a machine that served its files only
-        if container.for_build:
+        if container.for_build or container.forking:
             await self._removal.remove(container.id, force=True)
             return
         if container.state is State.RESTARTING:

@@ -32,7 +32,7 @@ from proa.model.volume import Volume
 from proa.shipping import drivers
 
 _ACTOR_FILTERS = frozenset(("config container daemon network node plugin secret service volume").split())
-_EVENT_FILTERS = _ACTOR_FILTERS | {"event", "image", "isolation", "label", "scope", "type"}
+_EVENT_FILTERS = _ACTOR_FILTERS | {"event", "image", "label", "scope", "type"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

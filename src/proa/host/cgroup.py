@@ -368,6 +368,21 @@ class Cgroup:
         return gone
 
 
+def find_cgroups(name: str) -> list[Cgroup]:
+    """Return the cgroups of this name, wherever in the trees they are.
+
+    :param name: the last part of a path, such as a container's id.
+    """
+    hierarchies = get_hierarchies()
+    found = {
+        f"/{each.relative_to(root)}"
+        for root in hierarchies.roots
+        for each in _descend(root)
+        if each.name == name
+    }
+    return [Cgroup(path, hierarchies) for path in sorted(found)]
+
+
 def _descend(directory: Path) -> Iterator[Path]:
     """The cgroup and all below it, parents first."""
     yield directory

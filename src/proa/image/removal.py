@@ -77,8 +77,8 @@ class Remover:
             users = self._used_by(entry.image.id)
             if not force and _is_single(entry.names) and users:
                 raise ResourceInUse(
-                    f'conflict: unable to remove repository reference "{ref}" (must force) - container '
-                    f"{short(users[0][0])} is using its referenced image {short(entry.image.id)}"
+                    f'conflict: unable to remove repository reference "{ref}" (must force) - '
+                    f"{_shown(users[0][0])} is using its referenced image {short(entry.image.id)}"
                 )
             if self._untag_reference(entry, parse_reference(ref)):
                 return
@@ -148,7 +148,7 @@ class Remover:
         if _Check.NAMED in checks and entry.names:
             return _Obstacle(reason="image is referenced in multiple repositories")
         if _Check.STOPPED in checks and stopped:
-            reason = f"image is being used by stopped container {short(stopped[0])}"
+            reason = f"image is being used by {_shown(stopped[0], 'stopped ')}"
             return _Obstacle(reason=reason, is_use=True)
         return None
 
@@ -158,6 +158,11 @@ class Remover:
         force = "cannot be forced" if obstacle.is_hard else "must be forced"
         message = f"conflict: unable to delete {short(entry.image.id)} ({force}) - {obstacle.reason}"
         raise ResourceInUse(message) if obstacle.is_use else Conflict(message)
+
+
+def _shown(user: str, how: str = "") -> str:
+    """Return what a message calls a user: a container by its short id, anything else as it is called."""
+    return user if " " in user else f"{how}container {short(user)}"
 
 
 def _is_id_prefix(image_id: Digest, ref: str) -> bool:

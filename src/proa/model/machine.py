@@ -78,6 +78,7 @@ class MachineConfig(ApiStruct, frozen=True, kw_only=True):
         machine's usual one.
     :ivar cdrom: an ISO image, read where it lies.
     :ivar nics: None: one on the default network; []: none.
+    :ivar tpm: a TPM 2.0, whose state stays with the machine.
     :ivar headless: no display, no VNC; firmware then speaks on the serial console.
     """
 
@@ -96,6 +97,7 @@ class MachineConfig(ApiStruct, frozen=True, kw_only=True):
     hostname: str = ""
     autostart: bool = False
     headless: bool = False
+    tpm: bool = False
     labels: dict[str, str] | None = None
 
 

@@ -22,7 +22,8 @@ else:
 class NetworkRequest:
     """What POST /networks/create asks, parsed.
 
-    :ivar ipv6: containers get IPv6 addresses too; without ``subnet6`` proa chooses a private prefix.
+    :ivar ipv4: containers get IPv4 addresses.
+    :ivar ipv6: containers get IPv6 addresses; without ``subnet6`` proa chooses a private prefix.
     :ivar auxiliary: addresses that no container may get, by the name that the user gave them.
     """
 
@@ -30,6 +31,7 @@ class NetworkRequest:
     driver: str = "bridge"
     internal: bool = False
     attachable: bool = False
+    ipv4: bool = True
     subnet: IPv4Network | None = None
     ip_range: IPv4Network | None = None
     gateway: IPv4Address | None = None
@@ -44,14 +46,15 @@ class NetworkRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A container's place on one network, while it is attached."""
+    """A container's place on one network, while it is attached. It has an address of each family that the
+    network has: one at least."""
 
     container_id: str
     network_id: NetworkId
     endpoint_id: str
     name: str  # of the container
     mac: str
-    address: IPv4Interface
+    address: IPv4Interface | None
     gateway: IPv4Address | None
     address6: IPv6Interface | None = None
     gateway6: IPv6Address | None = None
@@ -63,7 +66,7 @@ class Endpoint:
 class Network:
     """A network. ``bridge``, ``host`` and ``none`` always exist and cannot be removed.
 
-    :ivar subnet6: None on a network without IPv6.
+    :ivar subnet: None on a network without IPv4, ``subnet6`` on one without IPv6.
     """
 
     id: NetworkId

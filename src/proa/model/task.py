@@ -125,7 +125,7 @@ class Interface:
     device: str
     network_id: NetworkId
     mac: str
-    address: IPv4Interface
+    address: IPv4Interface | None  # None on a network without IPv4, which only a namespace can be on
     gateway: IPv4Address | None = None  # set on the one interface that carries the default route
     address6: IPv6Interface | None = None
     gateway6: IPv6Address | None = None  # as gateway, of IPv6

@@ -132,7 +132,7 @@ class Attacher:
             place = new.places[-1]
             async with self._entered(old) as namespace:
                 with contextlib.ExitStack() as undo:
-                    if old.target is None and new.target is not None and ports:
+                    if not old.published_versions and new.published_versions and ports:
                         new = replace(new, ports=self._claim(new, ports))
                         undo.callback(self.ports.release, container_id, new.ports)
                     await self._connect_device(place, new, namespace, undo)
@@ -151,14 +151,13 @@ class Attacher:
         async with self.turn:
             old = self._record_of(container_id)
             new = self.planner.without_place(old, network)
-            if new.target is None:
-                new = replace(new, ports=())
+            lost = [port for port in old.ports if port.host_ip.version not in new.published_versions]
+            new = replace(new, ports=tuple(port for port in old.ports if port not in lost))
             gone = next(place for place in old.places if place.endpoint.network_id == network.id)
             async with self._entered(old) as namespace:
                 self.catalog.replace_record(new)
                 self.filter.move(old, new)
-                if not new.ports:
-                    self.ports.release(container_id, old.ports)
+                self.ports.release(container_id, lost)
                 with _logged("names"):
                     if gone.endpoint.dns_names:
                         self.resolvers.remove(gone.endpoint)
@@ -223,6 +222,10 @@ class Attacher:
                 raise InvalidParameter(
                     f"network {network.name}: a virtual machine cannot be on a {network.driver} network"
                 )
+            if record.kind is NetworkKind.TAP and endpoint.address is None:
+                raise InvalidParameter(
+                    f"network {network.name}: a virtual machine cannot be on a network without IPv4"
+                )
 
     async def _take_namespace(self, request: AttachRequest) -> Namespace | None:
         if request.kind is NetworkKind.TAP:
@@ -239,7 +242,7 @@ class Attacher:
     ) -> Record:
         record = self.planner.plan(request)
         self._check_kind(record)
-        if record.target is not None and request.ports:
+        if record.published_versions and request.ports:
             record = replace(record, ports=self._claim(record, request.ports))
             undo.callback(self.ports.release, record.container_id, record.ports)
         await self.reaper.make_way(record)
@@ -262,19 +265,26 @@ class Attacher:
         return record
 
     def _claim(self, record: Record, ports: Sequence[PublishedPort]) -> tuple[PublishedPort, ...]:
-        endpoint = next(found for found in record.endpoints if found.address.ip == record.target)
+        endpoint = record.target(4) or record.target(6)
+        assert endpoint is not None
+        versions = record.published_versions
         network = self.catalog.of_id(endpoint.network_id)
         failed = f"driver failed programming external connectivity on endpoint {record.name}"
         binding = host_binding(network.options)
         wanted = [replace(port, host_ip=binding) if port.any_address else port for port in ports]
         for port in wanted:
-            if port.host_ip.version == 6 and record.target6 is None:
+            if port.host_ip.version == 6 not in versions:
                 raise InvalidParameter(
                     f"{failed} ({endpoint.endpoint_id}): cannot publish on [{port.host_ip}]: "
                     f"network {network.name} has no IPv6"
                 )
+            if port.host_ip.version == 4 not in versions and not port.any_address:
+                raise InvalidParameter(
+                    f"{failed} ({endpoint.endpoint_id}): cannot publish on {port.host_ip}: "
+                    f"network {network.name} has no IPv4"
+                )
         try:
-            return self.ports.claim(record.container_id, wanted, ipv6=record.target6 is not None)
+            return self.ports.claim(record.container_id, wanted, versions=versions)
         except PortTaken as error:
             raise PortTaken(f"{failed} ({endpoint.endpoint_id}): {error.message}") from error
         except InvalidParameter as error:

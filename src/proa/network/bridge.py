@@ -74,22 +74,25 @@ class Bridges:
         :raises Conflict: a device of that name is not a bridge of ours.
         :raises Internal: the kernel refuses.
         """
-        assert network.gateway is not None and network.subnet is not None
+        first = network.gateway or network.gateway6
+        assert first is not None
         link = self._route.find_link(network.bridge)
         if link is not None and not self._is_ours(link, network):
             raise Conflict(f"network {network.name}: a device {network.bridge} exists that is not proa's")
-        address = IPv4Interface((network.gateway, network.subnet.prefixlen))
         made = link is None
         try:
             if link is None:
-                mac = mac_of(network.gateway)
+                mac = mac_of(first)
                 self._route.transact(create_bridge(network.bridge, mac=mac, mtu=network.mtu))
                 link = self._route.find_link(network.bridge)
                 assert link is not None
             # IPv6 goes before the device comes up, or it would announce an address.
             has_ipv6 = network.subnet6 is not None
             _write(_SYSCTL6 / "conf" / network.bridge / "disable_ipv6", "0" if has_ipv6 else "1")
-            messages = [set_link(link.index, up=True, alias=self._alias), add_address(link.index, address)]
+            messages = [set_link(link.index, up=True, alias=self._alias)]
+            if network.subnet is not None:
+                address = IPv4Interface((network.gateway or 0, network.subnet.prefixlen))
+                messages.append(add_address(link.index, address))
             if network.subnet6 is not None:
                 enable_ipv6_forwarding()
                 for name in ("accept_dad", "accept_ra"):

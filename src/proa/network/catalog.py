@@ -110,7 +110,8 @@ class Catalog:
 
     def taken_addresses(self, network: Network) -> set[IPv4Address]:
         """Return the addresses that no new container may get, the gateway's among them."""
-        taken = {endpoint.address.ip for endpoint in self.endpoints_of(network)}
+        found = (endpoint.address for endpoint in self.endpoints_of(network))
+        taken = {address.ip for address in found if address is not None}
         if network.gateway is not None:
             taken.add(network.gateway)
         return taken | {one for one in network.auxiliary.values() if isinstance(one, IPv4Address)}

@@ -15,18 +15,21 @@ def network_of(
     request: NetworkRequest,
     *,
     network_id: NetworkId,
-    subnet: IPv4Network,
+    subnet: IPv4Network | None,
     created_at_ns: int,
     parent_mtu: int = 0,
 ) -> Network:
     """Return the network that a checked request makes.
 
-    :param subnet: the request's, or one that was chosen for it.
+    :param subnet: the request's, or one that was chosen for it; None for a network without IPv4.
     :param parent_mtu: of the device that a network of a parent driver is on, which it cannot exceed.
     """
     subnet6 = request.subnet6
     if request.ipv6 and subnet6 is None:
         subnet6 = ipam.choose_subnet6(network_id)
+    gateway = request.gateway
+    if subnet is not None and gateway is None:
+        gateway = ipam.choose_gateway(subnet)
     gateway6 = request.gateway6
     if subnet6 is not None and gateway6 is None:
         gateway6 = ipam.choose_gateway6(subnet6)
@@ -40,7 +43,7 @@ def network_of(
         attachable=request.attachable,
         subnet=subnet,
         ip_range=request.ip_range,
-        gateway=request.gateway or ipam.choose_gateway(subnet),
+        gateway=gateway,
         subnet6=subnet6,
         ip_range6=request.ip_range6,
         gateway6=gateway6,

@@ -140,9 +140,9 @@ class DeviceMaker:
     def _set_up(interface: Interface, namespace: Namespace) -> None:
         peer = namespace.route.find_link(interface.name)
         assert peer is not None
-        messages = [set_link(peer.index, up=True), add_address(peer.index, interface.address)]
-        if interface.address6 is not None:
-            messages.append(add_address(peer.index, interface.address6))
+        messages = [set_link(peer.index, up=True)]
+        addresses = (interface.address, interface.address6)
+        messages += (add_address(peer.index, address) for address in addresses if address is not None)
         messages += (add_address(peer.index, address) for address in interface.link_local)
         gateways = (interface.gateway, interface.gateway6)
         messages += (add_default_route(peer.index, gateway) for gateway in gateways if gateway is not None)

@@ -64,7 +64,7 @@ def without_loopback(conf: ResolvConf) -> ResolvConf:
 def resolv_conf(
     *,
     host: ResolvConf,
-    resolvers: Sequence[IPv4Address] = (),
+    resolvers: Sequence[IpAddress] = (),
     dns: Sequence[str] = (),
     search: Sequence[str] = (),
     options: Sequence[str] = (),

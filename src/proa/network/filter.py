@@ -176,14 +176,17 @@ def published_of(record: Record) -> Sequence[rules.Published]:
     """Return the filter's elements for a record's ports."""
     published = []
     for port in record.ports:
-        target = record.target if port.host_ip.version == 4 else record.target6
-        if target is not None:
+        target = record.target(port.host_ip.version)
+        if target is None:
+            continue
+        address = target.address if port.host_ip.version == 4 else target.address6
+        if address is not None:
             published.append(
                 rules.Published(
                     protocol=port.protocol,
                     host_ip=port.host_ip,
                     host_port=port.host_port,
-                    address=target,
+                    address=address.ip,
                     port=port.container_port,
                 )
             )
@@ -191,7 +194,6 @@ def published_of(record: Record) -> Sequence[rules.Published]:
 
 
 def _rules_of(network: Network) -> rules.BridgeRules:
-    assert network.subnet is not None
     return rules.BridgeRules(
         bridge=network.bridge,
         subnet=network.subnet,

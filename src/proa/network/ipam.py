@@ -167,10 +167,10 @@ def check_address(address: Address, subnet: Subnet, taken: Collection[Address]) 
         raise Forbidden("Address already in use")
 
 
-def mac_of(address: IPv4Address) -> str:
-    """Return the MAC address of whoever has this IP address: 02:42 and its four bytes.
+def mac_of(address: Address) -> str:
+    """Return the MAC address of whoever has this IP address: 02:42 and its last four bytes.
 
     The same address always comes with the same MAC, so what neighbours remember stays true when a container
     is replaced by another.
     """
-    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + address.packed)
+    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + address.packed[-4:])

@@ -179,20 +179,19 @@ class Resolvers:
             "name": network.name,
             "subnets": [str(subnet) for subnet in (network.subnet, network.subnet6) if subnet is not None],
             "internal": network.internal,
-            "address": str(network.gateway),
+            "address": str(network.gateway or network.gateway6),
         }
         if listens:
             self._send(packet)
             return
+        gateway = str(packet["address"])
         try:
             with contextlib.ExitStack() as opened:
                 kinds = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
-                sockets = [opened.enter_context(_bind(str(network.gateway), kind)) for kind in kinds]
+                sockets = [opened.enter_context(_bind(gateway, kind)) for kind in kinds]
                 self._send(packet, [one.fileno() for one in sockets])
         except OSError as error:
-            _log.warning(
-                "network %s: names will not resolve: %s:53: %s", network.name, network.gateway, error
-            )
+            _log.warning("network %s: names will not resolve: %s:53: %s", network.name, gateway, error)
 
     def _send(self, packet: Packet, descriptors: Sequence[int] = ()) -> None:
         if self._control is None:
@@ -260,8 +259,9 @@ async def _end(control: socket.socket) -> None:
 
 def _bind(address: str, kind: socket.SocketKind) -> socket.socket:
     with contextlib.ExitStack() as undo:
-        made = undo.enter_context(socket.socket(socket.AF_INET, kind))
-        made.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        made = undo.enter_context(socket.socket(family, kind))
+        made.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)  # of IPv6 sockets too
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((address, _DNS_PORT))
         if kind == socket.SOCK_STREAM:

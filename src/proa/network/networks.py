@@ -28,7 +28,7 @@ from proa.host.rtnetlink import RouteSocket
 from proa.host.ruleset_watch import RulesetWatch
 from proa.model.errors import Conflict, EngineError, Forbidden, InvalidParameter, NameInUse
 from proa.model.ids import NetworkId, new_id, short
-from proa.model.network import Endpoint, EndpointRequest, Network, NetworkRequest, PublishedPort
+from proa.model.network import Endpoint, EndpointRequest, IpAddress, Network, NetworkRequest, PublishedPort
 from proa.model.task import Interface, NetworkKind
 from proa.network import files, ipam
 from proa.network.attach import Attached, Attacher, attached_of
@@ -186,7 +186,7 @@ class Networks:
             ipam.check_pool(request, ours)
             parent_mtu = self._check_device(request)
             subnet = request.subnet
-            if subnet is None:
+            if subnet is None and request.ipv4:
                 subnet = ipam.choose_subnet([*ours, *self._taken_subnets()])
             network = network_of(
                 request,
@@ -340,15 +340,16 @@ class Networks:
         host = read_resolv_conf(self._settings.resolv_conf)
         if not endpoints:
             return files.resolv_conf(host=host, dns=dns, search=search, options=options)
-        resolvers: list[IPv4Address] = []
+        resolvers: list[IpAddress] = []
         reachable = files.without_loopback(host)
         for endpoint in endpoints:
             network = self._catalog.of_id(endpoint.network_id)
             if network.driver != "bridge":
                 continue
             is_wanted = network.name != DEFAULT_NETWORK or not (dns or reachable.nameservers)
-            if is_wanted and network.gateway is not None and self._resolvers.may_be_asked(network):
-                resolvers.append(network.gateway)
+            gateway = network.gateway or network.gateway6
+            if is_wanted and gateway is not None and self._resolvers.may_be_asked(network):
+                resolvers.append(gateway)
         # One is enough, for it knows the names of all networks of the asker; and asks ``dns`` for the others.
         return files.resolv_conf(
             host=reachable,

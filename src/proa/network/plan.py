@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 
 from proa.host.rtnetlink import parse_mac
@@ -82,11 +82,12 @@ class Planner:
         return self._with_routes(replace(record, places=places))
 
     def _place(self, record: Record, wanted: EndpointRequest, network: Network) -> Place:
-        assert network.subnet is not None
-        address = IPv4Interface((self._choose_address(wanted, network), network.subnet.prefixlen))
-        address6 = self._choose_address6(wanted, network, like=address.ip)
+        address = self._choose_address(wanted, network)
+        address6 = self._choose_address6(wanted, network, like=address)
+        first = address or address6
+        assert first is not None
         endpoint_id = new_id()
-        mac = _checked_mac(wanted.mac) if wanted.mac else ipam.mac_of(address.ip)
+        mac = _checked_mac(wanted.mac) if wanted.mac else ipam.mac_of(first.ip)
         endpoint = Endpoint(
             container_id=record.container_id,
             network_id=network.id,
@@ -113,17 +114,25 @@ class Planner:
         )
         return Place(endpoint=endpoint, interface=interface, priority=wanted.priority)
 
-    def _choose_address(self, wanted: EndpointRequest, network: Network) -> IPv4Address:
-        assert network.subnet is not None
+    def _choose_address(self, wanted: EndpointRequest, network: Network) -> IPv4Interface | None:
+        if network.subnet is None:
+            if wanted.address is not None:
+                raise InvalidParameter(
+                    "conflicting options: cannot assign an IPv4 address to an endpoint on network "
+                    f"{network.name}: it has no IPv4"
+                )
+            return None
         taken = self._catalog.taken_addresses(network)
-        if wanted.address is None:
-            return ipam.choose_address(network.subnet, network.ip_range, taken)
-        self._check_named(network)
-        ipam.check_address(wanted.address, network.subnet, taken)
-        return wanted.address
+        address = wanted.address
+        if address is None:
+            address = ipam.choose_address(network.subnet, network.ip_range, taken)
+        else:
+            self._check_named(network)
+            ipam.check_address(address, network.subnet, taken)
+        return IPv4Interface((address, network.subnet.prefixlen))
 
     def _choose_address6(
-        self, wanted: EndpointRequest, network: Network, *, like: IPv4Address
+        self, wanted: EndpointRequest, network: Network, *, like: IPv4Interface | None
     ) -> IPv6Interface | None:
         if network.subnet6 is None:
             if wanted.address6 is not None:
@@ -132,11 +141,10 @@ class Planner:
                     f"{network.name}: it has no IPv6"
                 )
             return None
-        assert network.subnet is not None
         taken = self._catalog.taken_addresses6(network)
         address = wanted.address6
         if address is None:
-            number = int(like) - int(network.subnet.network_address)
+            number = 0 if like is None else int(like.ip) - int(like.network.network_address)
             address = ipam.choose_address6(network.subnet6, network.ip_range6, taken, like=number)
         else:
             if network.name == DEFAULT_NETWORK:
@@ -151,7 +159,7 @@ class Planner:
             raise InvalidParameter(_NAMED_WITHOUT_SUBNET)
 
     def _with_routes(self, record: Record) -> Record:
-        """Choose which places carry the default routes, and the one that published ports lead to."""
+        """Choose which places carry the default routes, and which one published ports lead to."""
         networks = {
             place.endpoint.network_id: self._catalog.of_id(place.endpoint.network_id)
             for place in record.places
@@ -163,12 +171,11 @@ class Planner:
         ranked = sorted(record.places, key=order)
         route = next((place for place in ranked if place.endpoint.gateway is not None), None)
         route6 = next((place for place in ranked if place.endpoint.gateway6 is not None), None)
-        bridged = (
-            place
-            for place in ranked
-            if place.endpoint.gateway is not None and networks[place.endpoint.network_id].driver == "bridge"
-        )
-        target = next(bridged, None)
+        bridged = [
+            place.endpoint for place in ranked if networks[place.endpoint.network_id].driver == "bridge"
+        ]
+        target4 = next((found for found in bridged if found.gateway is not None), None)
+        target6 = next((found for found in (target4, *bridged) if found and found.gateway6 is not None), None)
         places = tuple(
             replace(
                 place,
@@ -180,7 +187,12 @@ class Planner:
             )
             for place in record.places
         )
-        return replace(record, places=places, target=target.endpoint.address.ip if target else None)
+        return replace(
+            record,
+            places=places,
+            target4=target4.endpoint_id if target4 else "",
+            target6=target6.endpoint_id if target6 else "",
+        )
 
 
 def _names(record: Record, wanted: EndpointRequest, network: Network) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -59,18 +59,19 @@ class PortTable:
         self._next_free: dict[str, int] = {}
 
     def claim(
-        self, owner: str, ports: Sequence[PublishedPort], *, ipv6: bool = False
+        self, owner: str, ports: Sequence[PublishedPort], *, versions: Collection[int] = (4,)
     ) -> tuple[PublishedPort, ...]:
         """Take all of the ports, choosing those with number 0 or a range, or none.
 
-        :param ipv6: the owner has IPv6 too: a port on any address is two, with one number.
+        :param versions: of IP that the owner has. A port on any address is one of each, with
+            one number.
         :raises PortTaken: one is taken; the message begins with ``Bind for`` or ``listen``.
         :raises InvalidParameter: the protocol is unknown, or the host does not have the address.
         """
         chosen: list[PublishedPort] = []
         try:
             for port in ports:
-                chosen += self._claim_one(owner, port, ipv6=ipv6)
+                chosen += self._claim_one(owner, port, versions)
         except BaseException:
             for port in chosen:
                 self._drop(owner, port)
@@ -101,13 +102,17 @@ class PortTable:
                     claim.held.close()
         self._claims.clear()
 
-    def _claim_one(self, owner: str, port: PublishedPort, *, ipv6: bool) -> tuple[PublishedPort, ...]:
+    def _claim_one(
+        self, owner: str, port: PublishedPort, versions: Collection[int]
+    ) -> tuple[PublishedPort, ...]:
         if port.protocol not in (*_SOCKET_TYPES, "sctp"):
             raise InvalidParameter(f"invalid port protocol: {port.protocol}")
         plain = replace(port, last_host_port=0, any_address=False)
         twins = [plain]
-        if port.any_address and ipv6:
+        if port.any_address and 6 in versions:
             twins.append(replace(plain, host_ip=IPv6Address(0)))
+        if port.any_address and 4 not in versions:
+            del twins[0]
         if port.host_port != 0 and port.last_host_port <= port.host_port:
             for twin in twins:
                 self._check_table(twin)

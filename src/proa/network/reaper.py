@@ -24,6 +24,7 @@ from proa.host.netns import unbind
 from proa.host.rtnetlink import RouteSocket, delete_link
 from proa.model.network import IpAddress
 from proa.model.task import NetworkKind
+from proa.network.files import addresses_of
 from proa.network.store import Record
 
 QUIET_S = 0.15  # after a start: longer than a container takes to start
@@ -64,10 +65,15 @@ class Reaper:
     async def make_way(self, record: Record) -> None:
         """Bury at once if one of the dead has an address of this record under another MAC: both would answer
         to it."""
-        wanted = {(found.network_id, found.address.ip): found.mac for found in record.endpoints}
+        wanted = {
+            (found.network_id, address): found.mac
+            for found in record.endpoints
+            for address in addresses_of([found])
+        }
         for dead in self._dead:
             for found in dead.endpoints:
-                if wanted.get((found.network_id, found.address.ip), found.mac) != found.mac:
+                macs = {wanted.get((found.network_id, one), found.mac) for one in addresses_of([found])}
+                if macs != {found.mac}:
                     await self._bury_all(delay_s=0)
                     return
 

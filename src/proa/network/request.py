@@ -46,6 +46,8 @@ def check_request(request: NetworkRequest) -> None:
 
     :raises InvalidParameter, Forbidden, NotFound: the name, an option, or the driver will not do.
     """
+    if not request.ipv4 and not request.ipv6:
+        raise InvalidParameter("IPv4 or IPv6 must be enabled")
     if not request.name.strip():
         raise InvalidParameter("network name cannot be empty")
     if request.name in (*PREDEFINED, "default"):

@@ -43,10 +43,10 @@ IPV6 = Family(name="ip6", version=6, address_type="ipv6_addr", loopback="::1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeRules:
-    """A network as the filter sees it. ``subnet6`` None: it has no IPv6."""
+    """A network as the filter sees it. A subnet is None of a family that it has not."""
 
     bridge: str
-    subnet: IPv4Network
+    subnet: IPv4Network | None
     subnet6: IPv6Network | None = None
     internal: bool = False
     masquerade: bool = True

@@ -70,6 +70,10 @@ MIGRATIONS = (
 )
 
 
+_TARGETS = ((False, False), (True, True), (True, False), (False, True))
+"""What the column is_target says: whether ports of IPv4 lead to an endpoint, and those of IPv6."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """One endpoint with the interface that belongs to it. ``priority``: of the default route by it."""
@@ -83,8 +87,8 @@ class Place:
 class Record:
     """All that is known of one container's attachment.
 
-    :ivar ports: published; they lead to ``target``, an address of the container, None when there is none,
-        and those of IPv6 to the IPv6 address of the same endpoint.
+    :ivar ports: published; those of IPv4 lead to the endpoint with the id ``target4``, those of IPv6 to
+        ``target6``: mostly the same one. "" where the container has none that leads out.
     :ivar dns: nameservers that the user wants asked for what is not on the container's networks.
     """
 
@@ -95,7 +99,8 @@ class Record:
     namespace: Path | None
     places: tuple[Place, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
-    target: IPv4Address | None = None
+    target4: str = ""
+    target6: str = ""
     dns: tuple[str, ...] = ()
 
     @property
@@ -105,11 +110,14 @@ class Record:
         )
 
     @property
-    def target6(self) -> IPv6Address | None:
-        for endpoint in self.endpoints:
-            if endpoint.address.ip == self.target and endpoint.address6 is not None:
-                return endpoint.address6.ip
-        return None
+    def published_versions(self) -> tuple[int, ...]:
+        """The versions of IP in which a port can be published."""
+        return (4,) * bool(self.target4) + (6,) * bool(self.target6)
+
+    def target(self, version: int) -> Endpoint | None:
+        """Return where the published ports of a version of IP lead."""
+        wanted = self.target4 if version == 4 else self.target6
+        return next((found for found in self.endpoints if found.endpoint_id == wanted), None)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -191,8 +199,7 @@ class NetworkStore:
                 ),
             )
             for position, place in enumerate(record.places):
-                is_target = int(place.endpoint.address.ip == record.target)
-                self._add_place(record.container_id, position, place, is_target)
+                self._add_place(record, position, place)
             for port in record.ports:
                 self._database.execute(
                     "INSERT INTO ports VALUES (?, ?, ?, ?, ?)",
@@ -215,26 +222,27 @@ class NetworkStore:
         """Forget an attachment with all that belongs to it. Idempotent."""
         self._database.execute("DELETE FROM attachments WHERE container_id = ?", (container_id,))
 
-    def _add_place(self, container_id: str, position: int, place: Place, is_target: int) -> None:
+    def _add_place(self, record: Record, position: int, place: Place) -> None:
         endpoint, interface = place.endpoint, place.interface
+        targets = (record.target4 == endpoint.endpoint_id, record.target6 == endpoint.endpoint_id)
         self._database.execute(
             "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 endpoint.endpoint_id,
-                container_id,
+                record.container_id,
                 endpoint.network_id,
                 position,
                 interface.name,
                 interface.device,
                 endpoint.mac,
-                str(endpoint.address),
+                str(endpoint.address or ""),
                 _text(endpoint.gateway),
                 int(interface.gateway is not None),
                 json.dumps(endpoint.dns_names),
                 _text(endpoint.address6),
                 _text(endpoint.gateway6),
                 int(interface.gateway6 is not None),
-                is_target,
+                _TARGETS.index(targets),
                 place.priority,
                 json.dumps(endpoint.links),
             ),
@@ -250,7 +258,7 @@ class NetworkStore:
         port_rows = self._database.query(
             "SELECT * FROM ports WHERE container_id = ? ORDER BY rowid", (container_id,)
         )
-        targets = [IPv4Interface(found["address"]).ip for found in endpoint_rows if found["is_target"]]
+        targets = {found["endpoint_id"]: _TARGETS[found["is_target"]] for found in endpoint_rows}
         return Record(
             container_id=container_id,
             kind=NetworkKind(row["kind"]),
@@ -259,7 +267,8 @@ class NetworkStore:
             namespace=None if row["namespace"] is None else Path(row["namespace"]),
             places=tuple(_place_of(found, row["name"]) for found in endpoint_rows),
             ports=tuple(_ports_of(port_rows)),
-            target=targets[0] if targets else None,
+            target4=next((key for key, (four, _) in targets.items() if four), ""),
+            target6=next((key for key, (_, six) in targets.items() if six), ""),
             dns=tuple(json.loads(row["dns"])),
         )
 
@@ -289,7 +298,7 @@ def _network_of(row: sqlite3.Row) -> StoredNetwork:
 
 def _place_of(row: sqlite3.Row, name: str) -> Place:
     network_id = NetworkId(row["network_id"])
-    address = IPv4Interface(row["address"])
+    address = IPv4Interface(row["address"]) if row["address"] else None
     gateway, gateway6 = _address(row["gateway"]), _address6(row["gateway6"])
     address6 = None if row["address6"] is None else IPv6Interface(row["address6"])
     endpoint = Endpoint(

@@ -16,9 +16,10 @@ Rules that hold for every implementation:
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from proa.model.config import HostConfig
 from proa.model.ids import ContainerId, ExecId
@@ -313,3 +314,45 @@ class Runtime(Protocol):
     async def forget(self, container_id: ContainerId) -> None:
         """Clean up what a task that cannot be found may have left (half-made create). Idempotent."""
         ...
+
+
+@runtime_checkable
+class ForkingRuntime(Runtime, Protocol):
+    """A runtime whose running tasks can be copied, with their memory and their processes."""
+
+    async def fork(self, source: Task, spec: TaskSpec) -> Task:
+        """Make a running copy of a running task, which goes on; it stands still for a moment only.
+
+        :param spec: of the copy: the source's but for id, names, networks, log and root file system. What is
+            written to the latter is copied from the source's.
+
+        On failure nothing is left behind and the source runs. Raises WrongState, StartFailed,
+        InvalidParameter, Unavailable, Internal.
+        """
+        ...
+
+
+@runtime_checkable
+class SavingRuntime(ForkingRuntime, Protocol):
+    """A runtime whose running tasks can be saved, to be gone on with later."""
+
+    async def save(self, source: Task, directory: Path) -> Mapping[str, Any]:
+        """Save a running task in SAVED_PARTS of an empty directory; it goes on.
+
+        Return what ``load`` is to be told, as JSON. Any: its content is the runtime's matter.
+        Raises as ``ForkingRuntime.fork``.
+        """
+        ...
+
+    async def load(self, directory: Path, machine: Mapping[str, Any], spec: TaskSpec) -> Task:
+        """Make a running task that goes on from what was saved; the directory stays as it is.
+
+        :param spec: as of ``ForkingRuntime.fork``.
+
+        Raises InvalidParameter for what was saved on a host that this one is too different from.
+        """
+        ...
+
+
+SAVED_PARTS = ("state", "pages", "mem", "disk")
+"""The files that a saved task consists of. ``mem`` may be one that others share; all may have holes."""

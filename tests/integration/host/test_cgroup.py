@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from proa.host import process
-from proa.host.cgroup import Cgroup, ensure_hierarchies, get_hierarchies
+from proa.host.cgroup import Cgroup, ensure_hierarchies, find_cgroups, get_hierarchies
 from proa.model.errors import InvalidParameter
 from proa.model.task import Resources
 
@@ -74,6 +74,17 @@ async def test_nested_cgroups_are_removed(group: Cgroup) -> None:
     Cgroup(group.path + "/a/b", group.hierarchies).create()
     await group.delete()
     assert not group.exists()
+
+
+async def test_found_by_its_name(group: Cgroup) -> None:
+    name = f"proa-found-{os.getpid()}"
+    assert find_cgroups(name) == []
+    nested = Cgroup(f"{group.path}/{name}", group.hierarchies)
+    nested.create()
+    found = find_cgroups(name)
+    assert [one.path for one in found] == [nested.path]
+    await found[0].delete()
+    assert not nested.exists()
 
 
 async def test_missing_trees_are_mounted_once() -> None:

@@ -92,7 +92,9 @@ class Joined:
 
     @property
     def address(self) -> IPv4Address:
-        return self.attached.endpoints[0].address.ip
+        address = self.attached.endpoints[0].address
+        assert address is not None
+        return address.ip
 
 
 async def join(

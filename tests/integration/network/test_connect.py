@@ -14,6 +14,7 @@ from proa.host.rtnetlink import RouteSocket
 from proa.model.errors import Forbidden, InvalidParameter
 from proa.model.network import EndpointRequest, NetworkRequest, PublishedPort
 from proa.model.task import NetworkKind
+from proa.network.files import addresses_of
 from tests.integration.network.conftest import Joined, Opener, join
 from tests.support.netns import WAN_HOST, cannot_connect, connect, exchange, inside, listen
 
@@ -38,10 +39,10 @@ async def test_a_running_container_joins_and_leaves(opened: Opener) -> None:
         second = attached.endpoints[1]
         assert second.dns_names[1] == "db"
         with listen(one.namespace, 80) as server:
-            exchange(server, connect(other.namespace, second.address.ip, 80))
+            exchange(server, connect(other.namespace, addresses_of([second])[0], 80))
             after = await networks.disconnect(one.id, second.network_id)
             assert after == one.attached
-            assert cannot_connect(other.namespace, second.address.ip, 80)
+            assert cannot_connect(other.namespace, addresses_of([second])[0], 80)
         again = await networks.connect(one.id, EndpointRequest(network="web"))
         assert again.endpoints[1].address == second.address
 

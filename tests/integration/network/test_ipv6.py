@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, IPv6Network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
 
 from proa.model.errors import InvalidParameter
-from proa.model.network import NetworkRequest, PublishedPort
+from proa.model.network import EndpointRequest, NetworkRequest, PublishedPort
 from tests.integration.network.conftest import Opener, join
+from tests.support.dns import AAAA, ask
 from tests.support.netns import (
     WAN_HOST,
     WAN_HOST6,
@@ -40,6 +42,40 @@ async def test_a_network_has_a_private_prefix_of_its_own(opened: Opener, outside
             assert cannot_connect(outside, one.address6, 80)
         with listen6(outside, 80) as server:
             assert exchange(server, connect(one.namespace, WAN_PEER6.ip, 80)) == str(WAN_HOST6.ip)
+
+
+async def test_a_network_without_ipv4(opened: Opener, outside: int) -> None:
+    async with opened() as networks:
+        network = await networks.create(NetworkRequest(name="six", ipv4=False, ipv6=True))
+        assert network.subnet is None and network.gateway is None
+        one = await join(networks, "six", ports=(HTTP,), name="one")
+        other = await join(networks, "six", name="other")
+        (endpoint,) = one.attached.endpoints
+        assert endpoint.address is None and endpoint.gateway is None
+        assert [str(port.host_ip) for port in one.attached.ports] == ["::"]
+        assert str(network.gateway6).encode() in networks.resolv_conf([endpoint])
+        assert f"{one.address6}\tone" in networks.hosts_file([endpoint], hostname="one").decode()
+        assert network.gateway6 is not None
+        assert ask(other.namespace, network.gateway6, "one", AAAA).addresses == (str(one.address6),)
+        with listen6(one.namespace, 80) as server:
+            exchange(server, connect(other.namespace, one.address6, 80))
+            assert exchange(server, connect(outside, WAN_HOST6.ip, 8080)) == str(WAN_PEER6.ip)
+        with listen6(outside, 80) as server:
+            exchange(server, connect(one.namespace, WAN_PEER6.ip, 80))
+        with pytest.raises(InvalidParameter, match="it has no IPv4"):
+            networks.check("x", EndpointRequest(network="six", address=IPv4Address("10.0.0.2")))
+        loopback = replace(HTTP, any_address=False, host_ip=IPv4Address("127.0.0.1"), host_port=8081)
+        with pytest.raises(InvalidParameter, match="network six has no IPv4"):
+            await join(networks, "six", ports=(loopback,))
+        await networks.create(NetworkRequest(name="four"))
+        both = await networks.connect(one.id, EndpointRequest(network="four"))
+        assert [found.gateway is None for found in both.endpoints] == [True, False]
+    async with opened() as networks:
+        assert networks.get("six") == network
+        found = networks.find(one.id)
+        assert found is not None and found.endpoints == both.endpoints and found.ports == one.attached.ports
+        with listen6(one.namespace, 80) as server:
+            exchange(server, connect(outside, WAN_HOST6.ip, 8080))
 
 
 async def test_a_published_port_answers_on_both_families(opened: Opener, outside: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 from proa.model.errors import InvalidParameter
 from proa.model.network import EndpointRequest, NetworkRequest, PublishedPort
 from proa.model.task import NetworkKind
+from proa.network.files import addresses_of
 from tests.integration.network.conftest import Opener, join
 from tests.support.netns import WAN_PEER, cannot_connect, connect, exchange, listen, this_namespace
 
@@ -45,7 +46,7 @@ async def test_it_joins_and_leaves_and_ports_lead_to_a_bridge(opened: Opener, ou
         one = await join(networks, "bridge", ports=(port,))
         attached = await networks.connect(one.id, EndpointRequest(network="lan", priority=-1))
         with listen(one.namespace, 80) as server:
-            exchange(server, connect(outside, attached.endpoints[1].address.ip, 80))
+            exchange(server, connect(outside, addresses_of(attached.endpoints[1:])[0], 80))
         await networks.disconnect(one.id, network.id)
         await networks.detach(one.id)
         await networks.detach(lonely.id)

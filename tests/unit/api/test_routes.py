@@ -5,22 +5,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import yaml
 
-from proa.api.app import build_app
+from proa.api.app import Own, build_app
 from proa.api.errors import RequestError
+from proa.api.snapshots import Backend as SnapshotBackend
 from proa.engine.container import State
+from proa.engine.creation import Created
 from proa.engine.events import Event
 from proa.engine.updates import UpdateRequest
 from proa.model.config import RestartPolicy
-from proa.model.errors import NotModified, StartFailed
+from proa.model.errors import NoSuchContainer, NotModified, StartFailed
+from proa.model.ids import ContainerId
+from proa.wire import own_routes
 from tests.support.fake_engine import BORN_NS, EXEC_ID, ID, IMAGE_ID, STATS, FakeEngine, make_container
 from tests.support.http import Client, connected
 from tests.support.swagger import check_answer, operations
 
 pytestmark = pytest.mark.anyio
+
+OWN_DESCRIPTION = Path(__file__).parents[3] / "docs" / "reference" / "containers-proa.yaml"
 
 
 @pytest.fixture
@@ -411,7 +419,7 @@ async def test_networks(client: Client, engine: FakeEngine) -> None:
     "body",
     [
         {},
-        {"Name": "x", "EnableIPv4": False},
+        {"Name": "x", "EnableIPv4": False, "IPAM": {"Config": [{"Subnet": "10.9.0.0/24"}]}},
         {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.0/24", "Gateway": "fd00::1"}]}},
         {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.9.0.0/24", "AuxiliaryAddresses": {"a": "b"}}]}},
         {"Name": "x", "IPAM": {"Config": [{"Subnet": "nonsense"}]}},
@@ -481,3 +489,32 @@ async def test_an_images_container_config(client: Client) -> None:
     """docker-compose 1.29 takes the volumes of a container it replaces from there."""
     found = await ask(client, "GET", "/images/busybox/json")
     assert found["ContainerConfig"] == found["Config"]
+
+
+class FakeForking:
+    """The use case behind the one route of ours."""
+
+    async def fork(self, ref: str, name: str) -> Created:
+        if ref != ID:
+            raise NoSuchContainer(ref)
+        return Created(id=ContainerId("c" * 64), warnings=(f"called {name}",))
+
+
+async def test_fork() -> None:
+    async with connected(
+        build_app(FakeEngine(), own=Own(forking=FakeForking(), snapshots=cast(SnapshotBackend, None)))
+    ) as client:
+        reply = await client.request("POST", f"/v1.51/containers/{ID}/fork?name=copy")
+        assert (reply.status, reply.json()) == (201, {"Id": "c" * 64, "Warnings": ["called copy"]})
+        assert (await client.request("POST", "/containers/nobody/fork")).status == 404
+        assert (await client.request("GET", f"/containers/{ID}/fork")).status == 405
+
+
+def test_the_routes_of_ours_are_described() -> None:
+    described = {
+        (method.upper(), path)
+        for path, methods in yaml.safe_load(OWN_DESCRIPTION.read_text())["paths"].items()
+        for method in methods
+        if method != "parameters"
+    }
+    assert described == {(route.method, route.path) for route in own_routes.ROUTES.values()}

@@ -112,6 +112,13 @@ class TestStream:
             ]
             assert len(events) == seen
 
+    async def test_unknown_filters(self, ground: Ground) -> None:
+        async with ground.daemon() as daemon:
+            for name in ("isolation", "nosuch"):
+                with pytest.raises(InvalidParameter, match=f"invalid filter '{name}'"):
+                    async for _ in daemon.engine.system.events(until_ns=1, filters={name: ["vm"]}):
+                        raise AssertionError
+
     async def test_past_then_present_up_to_a_time(self, ground: Ground) -> None:
         async with ground.daemon() as daemon:
             await daemon.create()

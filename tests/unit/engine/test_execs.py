@@ -134,9 +134,9 @@ async def test_twice_at_once(ground: Ground) -> None:
             gate.open()
 
 
-@pytest.mark.parametrize("code", [126, 127])
-async def test_a_program_that_cannot_run(ground: Ground, code: int) -> None:
-    ground.world.unknown["nope"] = code
+@pytest.mark.parametrize(("failed", "code"), [(126, 126), (127, 127), (128, 126)])
+async def test_a_program_that_cannot_run(ground: Ground, failed: int, code: int) -> None:
+    ground.world.unknown["nope"] = failed
     async with ground.daemon() as daemon:
         await daemon.run()
         exec_id = await make(daemon, ExecRequest(cmd=("nope",)))

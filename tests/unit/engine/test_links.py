@@ -12,6 +12,7 @@ from proa.engine.links import parse_link
 from proa.model.config import Empty, EndpointSettings, HostConfig, NetworkingConfig
 from proa.model.errors import Conflict, InvalidParameter, NotFound, WrongState
 from proa.model.network import NetworkRequest
+from proa.network.files import addresses_of
 from tests.support.engine import Daemon, Ground
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +24,7 @@ def linking(*links: str, mode: str = "") -> HostConfig:
 
 async def peer(daemon: Daemon, name: str = "db", **config: Any) -> str:  # Any: fields of ContainerConfig
     container = await daemon.run(name, **config)
-    return str(container.endpoints[0].address.ip)
+    return str(addresses_of(container.endpoints)[0])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ async def test_the_hosts_file_follows_a_peer(ground: Ground) -> None:
         old = await peer(daemon)
         web = await daemon.run("web", host=linking("db"))
         await daemon.engine.containers.restart("db", timeout_s=0)
-        new = str(daemon.get("db").endpoints[0].address.ip)
+        new = str(addresses_of(daemon.get("db").endpoints)[0])
         assert new != old
         assert f"{new}\tdb " in daemon.world[web.id].files["/etc/hosts"].decode()
 

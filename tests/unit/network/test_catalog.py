@@ -61,7 +61,7 @@ RECORD = Record(
     ports=(
         PublishedPort(container_port=80, protocol="tcp", host_ip=IPv4Address("127.0.0.1"), host_port=8080),
     ),
-    target=IPv4Address("10.9.0.2"),
+    target4=ENDPOINT.endpoint_id,
 )
 
 
@@ -90,7 +90,7 @@ def test_what_is_stored_is_what_the_next_daemon_reads(catalog: Catalog, database
 
 def test_a_changed_record_replaces_the_old_one(catalog: Catalog, database: Database) -> None:
     catalog.add_record(RECORD)
-    changed = replace(RECORD, name="two", places=(), ports=(), target=None, namespace=None)
+    changed = replace(RECORD, name="two", places=(), ports=(), target4="", namespace=None)
     catalog.replace_record(changed)
     assert Catalog(NetworkStore(database)).records() == [changed]
 

@@ -110,11 +110,21 @@ def test_a_restored_claim_stands_even_when_a_program_has_the_port(table: PortTab
         table.claim("b", [taken])
 
 
+def test_a_port_on_any_address_is_of_ipv6_where_there_is_no_other() -> None:
+    wanted = PublishedPort(container_port=80, protocol="tcp", any_address=True)
+    table = PortTable()
+    try:
+        (six,) = table.claim("a", [wanted], versions=(6,))
+        assert str(six.host_ip) == "::"
+    finally:
+        table.close()
+
+
 def test_a_port_on_any_address_is_two_where_there_is_ipv6() -> None:
     wanted = PublishedPort(container_port=80, protocol="tcp", any_address=True)
     table = PortTable()
     try:
-        four, six = table.claim("a", [wanted], ipv6=True)
+        four, six = table.claim("a", [wanted], versions=(4, 6))
         assert (str(four.host_ip), str(six.host_ip)) == ("0.0.0.0", "::")
         assert four.host_port == six.host_port != 0
         assert not four.any_address

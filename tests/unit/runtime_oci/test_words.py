@@ -14,6 +14,7 @@ from proa.runtime.oci import capabilities, conmon, devices, failures, stats, top
 from proa.runtime.oci.devices import DeviceNode
 
 CRUN_MISSING = "executable file `foo` not found in $PATH: No such file or directory"
+CWD = 'unable to start container process: chdir to cwd ("/no") set in config.json'
 RUNC_MISSING = (
     'time="2026-01-01T00:00:00Z" level=error msg="runc create failed: unable to start container process: '
     'exec: \\"foo\\": executable file not found in $PATH"'
@@ -36,10 +37,35 @@ def test_missing_program(output: str) -> None:
         ("executable file `/x` not found: No such file or directory", "/x", 127, "stat /x: no such file"),
         ('exec: "/x": stat /x: no such file or directory', "/x", 127, "stat /x: no such file"),
         ("open executable: Permission denied", "/x", 126, 'exec: "/x": permission denied'),
-        ("open executable: Operation not permitted", "/etc", 126, 'exec: "/etc": is a directory'),
+        (
+            "open executable: Operation not permitted",
+            "/etc",
+            126,
+            '"/etc": is a directory: unknown: permission denied',
+        ),
         ("exec /x: exec format error", "/x", 126, "exec format error"),
-        ("mount `/a` to `/b`: Permission denied", "sh", 128, "mount `/a` to `/b`: Permission denied"),
-        ("bind: No such file or directory\nmore", "sh", 128, "bind: No such file or directory; more"),
+        (
+            "chdir to `/no`: No such file or directory",
+            "sh",
+            127,
+            f"{CWD} failed: no such file or directory: unknown",
+        ),
+        ("chdir `/no`: Permission denied", "sh", 126, f"{CWD} failed: permission denied: unknown"),
+        (
+            "chdir to `/no`: Not a directory",
+            "sh",
+            127,
+            f"{CWD} failed: not a directory: unknown: Are you trying",
+        ),
+        (
+            f"exec failed: {CWD} failed: no such file or directory",
+            "sh",
+            127,
+            f"failed: {CWD} failed: no such",
+        ),
+        ("mount `/a` to `/b`: Permission denied", "sh", 126, "mount `/a` to `/b`: Permission denied"),
+        ("bind: No such file or directory\nmore", "sh", 127, "bind: No such file or directory; more"),
+        ("out of inodes", "sh", 128, "exec failed: out of inodes: unknown"),
         ("", "sh", 128, "without a message"),
     ],
 )
@@ -48,6 +74,19 @@ def test_other_failures(output: str, program: str, code: int, words: str) -> Non
     assert error.message.startswith("OCI runtime exec failed: exec failed: ")
     assert words in error.message
     assert error.exit_code == code
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "chdir `/no`: Not a directory",
+        "runc create failed: unable to start container process: error during container init: mkdir /no: "
+        "not a directory",
+    ],
+)
+def test_working_directory_that_cannot_be_made(output: str) -> None:
+    error = failures.translate(output, program="sh", action="create")
+    assert (error.message, error.exit_code) == ("Cannot mkdir: /no is not a directory", 128)
 
 
 PLAN = conmon.Plan(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from proa.runtime.vm.cmdline import option, render
-from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, RunAs, Shape
+from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, RunAs, Shape, Standing
 from proa.runtime.vm.nics import SPARES
 
 SHAPE = Shape(memory_bytes=256 << 20, vcpus=2, nics=1)
@@ -150,3 +150,12 @@ def test_seats_have_ports_disks_and_a_card_each_and_nothing_behind_them() -> Non
     assert "null,id=log-1" in values(words, "-chardev")
     assert "socket,id=control-1,fd=9,server=on,wait=off" in values(words, "-chardev")
     assert not any("file.filename" in node for node in values(words, "-blockdev"))
+
+
+def test_a_copy_waits_for_the_state_of_its_devices_alone() -> None:
+    words = render(replace(clone(), begins=Standing(), memory_file=Path("/proc/self/fd/9")))
+    assert values(words, "-device") == DEVICES
+    assert values(words, "-incoming") == ["defer"]
+    assert "-S" in words
+    assert "migration.send-configuration=off" in values(words, "-global")
+    assert values(words, "-M")[0].endswith(",suppress-vmdesc=on")

@@ -9,10 +9,11 @@ from ipaddress import IPv4Address, IPv4Interface
 import msgspec
 import pytest
 
-from proa.model.errors import FeatureMissing
+from proa.model.errors import FeatureMissing, InvalidParameter
 from proa.model.ids import NetworkId
 from proa.model.task import Interface
 from proa.runtime.vm import messages, nics, plugging
+from proa.runtime.vm.forking import saved_of
 from proa.runtime.vm.home import Pid, Record
 from proa.runtime.vm.machine import Shape
 from proa.runtime.vm.nics import MAX_NICS, SPARES, Card, plan_change
@@ -44,7 +45,7 @@ def record(*devices: str, spares: tuple[str, ...] = ("", "")) -> Record:
         open_stdin=False,
         stdin_once=False,
         cgroup="",
-        nics=devices,
+        cards=devices,
         spares=spares,
     )
 
@@ -107,3 +108,9 @@ def test_what_the_guest_is_told() -> None:
     assert text.count(SPARE.mac) == 2  # it goes, and comes with another network
     assert text.index(b"10.0.0.1") > text.index(b"eth-b") > text.index(SPARE.mac)
     assert b"eth-a" not in text and b"eth-c" not in text
+
+
+@pytest.mark.parametrize("changed", [record("a", spares=("b", "")), record("", "a")])
+def test_a_machine_whose_networks_have_changed_is_not_copied(changed: Record) -> None:
+    with pytest.raises(InvalidParameter, match="networks have been changed while it runs"):
+        saved_of(changed)

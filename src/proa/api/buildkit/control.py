@@ -27,6 +27,7 @@ from grpclib.server import Stream
 from proa import __version__
 from proa.api.buildkit import frontend
 from proa.api.buildkit.board import Board, failure_text
+from proa.api.buildkit.outputs import Output
 from proa.api.buildkit.proto import buildkit_pb2 as pb
 from proa.api.buildkit.routes import Backend
 from proa.api.buildkit.sessions import Sessions
@@ -36,7 +37,6 @@ from proa.build.parser import Instruction
 from proa.engine.building.builds import CacheRecord
 from proa.engine.building.request import ENTITLEMENTS
 from proa.image.platform import host_platform
-from proa.image.reference import parse_reference
 from proa.model.errors import (
     EngineError,
     InvalidParameter,
@@ -57,7 +57,6 @@ CAPABILITIES = (
     "gateway.solve.evaluate",
 )
 HOST_GATEWAY = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"  # clients want it for --add-host
-EXPORTERS = ("moby", "image")  # "image" is how some clients call the first; both end among proa's images
 _NO_LLB = "proa builds Dockerfiles: it does not execute LLB (docs/reference/builds.md)"
 
 Serve = Callable[[Any], Awaitable[Any]]
@@ -71,6 +70,7 @@ class _Job:
     ref: str
     board: Board
     request: pb.SolveRequest | None = None
+    output: Output | None = None  # with the request
     image_id: Digest | None = None
     failure: GRPCError | None = None
     arrived: anyio.Event = field(default_factory=anyio.Event)
@@ -137,6 +137,7 @@ class Client:
         job = self._job(request.ref)
         try:
             _check(request)
+            job.output = Output(request)
             job.request = request
             job.arrived.set()
             if request.frontend:
@@ -147,7 +148,8 @@ class Client:
                 await job.returned.wait()
             if job.failure is not None:
                 raise job.failure
-            await stream.send_message(pb.SolveResponse(exporter_response=self._export(job)))
+            shown = job.output.show(job.board, job.image_id) if job.image_id is not None else {}
+            await stream.send_message(pb.SolveResponse(exporter_response=shown))
         except EngineError as error:
             raise _refusal(error) from error
         finally:
@@ -201,13 +203,13 @@ class Client:
 
     async def _build(self, job: _Job, attrs: Mapping[str, str], name: str, caches: pb.CacheOptions) -> Digest:
         """Build as the Dockerfile front end would. Raises GRPCError with the place in the Dockerfile."""
-        assert job.request is not None
+        assert job.request is not None and job.output is not None
         if name != frontend.NAME:
             raise NotImplementedHere(f"proa has no front end {name!r}, only {frontend.NAME}")
         references = [
             entry.attrs.get("ref", "") for entry in caches.imports if entry.type in ("", "registry")
         ]
-        wanted = frontend.read_attributes(attrs, _names(job.request), [ref for ref in references if ref])
+        wanted = frontend.read_attributes(attrs, job.output.names, [ref for ref in references if ref])
         session = await self._sessions.get(job.request.session)
         board, text, ignored = job.board, None, list[str]()
         if wanted.local_dockerfile:
@@ -221,6 +223,8 @@ class Client:
             answers=session,
             entitlements=frozenset(job.request.entitlements),
             watcher=board,
+            keeps_image=job.output.is_image,
+            take_files=job.output.taker(session, board, self._backend.spool),
         )
         knows = self._backend.knows_context
         try:
@@ -234,23 +238,6 @@ class Client:
                 return await self._backend.build(request, pieces, _drop, board.room)
         except EngineError as error:
             raise _failure(error, board.failed, wanted.request.dockerfile, text) from error
-
-    def _export(self, job: _Job) -> dict[str, str]:
-        """Show the naming of the image, which is done; return what the client may want to know of it."""
-        if job.image_id is None:
-            return {}
-        names = [parse_reference(name).with_default_tag() for name in _names(job.request)]
-        with job.board.step("exporting to image") as key:
-            job.board.status(key, f"writing image {job.image_id}", 0, done=True)
-            for name in names:
-                job.board.status(key, f"naming to {name}", 0, done=True)
-        found = {
-            "containerimage.digest": str(job.image_id),
-            "containerimage.config.digest": str(job.image_id),
-        }
-        if names:
-            found["image.name"] = ",".join(map(str, names))
-        return found
 
     async def _in_group(self, work: Callable[[], Awaitable[Digest]]) -> Digest:
         """Do work in a task of ours, and wait for it.
@@ -357,38 +344,15 @@ def _drop(message: Mapping[str, object]) -> None:
     """The text of the classic API, which the board says in its own way."""
 
 
-def _exporters(request: pb.SolveRequest) -> list[pb.Exporter]:
-    if not request.exporters and request.exporter_old:
-        return [pb.Exporter(type=request.exporter_old, attrs=request.exporter_attrs_old)]
-    return list(request.exporters)
-
-
 def _check(request: pb.SolveRequest) -> None:
     """Raise what is not there before anything is built."""
     if request.definition.ListFields():
         raise NotImplementedHere(_NO_LLB)
-    exporters = _exporters(request)
-    if len(exporters) > 1:
-        raise NotImplementedHere("proa has one output for a build")
-    for exporter in exporters:
-        if exporter.type not in EXPORTERS:
-            raise NotImplementedHere(
-                f"proa has no exporter {exporter.type!r}: build an image, and take it with docker save, "
-                "or its files with docker create and docker cp"
-            )
     if any(entry.type != "inline" for entry in request.cache.exports):
         raise NotImplementedHere("proa does not export its build cache")
     for name in request.entitlements:
         if name not in ENTITLEMENTS:
             raise InvalidParameter(f"unknown entitlement {name!r}")
-    for name in _names(request):
-        parse_reference(name)
-
-
-def _names(request: pb.SolveRequest | None) -> list[str]:
-    if request is None:
-        return []
-    return [name for one in _exporters(request) for name in one.attrs.get("name", "").split(",") if name]
 
 
 def _filters(texts: Sequence[str]) -> dict[str, list[str]]:

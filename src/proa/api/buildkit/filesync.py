@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from proa.api.buildkit import gomode
 from proa.api.buildkit.proto import buildkit_pb2 as pb
 from proa.model.errors import InvalidParameter
 
@@ -28,10 +29,6 @@ SMALL_BYTES = 256 << 10  # files that may be asked for together
 AHEAD_BYTES = 2 << 20
 AHEAD_FILES = 64
 BLOCK = 512
-
-_DIR, _SYMLINK, _DEVICE, _PIPE, _SOCKET = 1 << 31, 1 << 27, 1 << 26, 1 << 25, 1 << 24
-_SETUID, _SETGID, _CHAR, _STICKY = 1 << 23, 1 << 22, 1 << 21, 1 << 20
-_TYPES = _DIR | _SYMLINK | _DEVICE | _PIPE | _SOCKET
 
 
 class PacketStream(Protocol):
@@ -75,14 +72,14 @@ class Entries:
             )
         if sum(len(key) + len(value) for key, value in stat.xattrs.items()) > XATTRS_MAX_BYTES:
             raise InvalidParameter(f"the extended attributes of {path!r} are too long")
-        kind = stat.mode & _TYPES
+        kind = stat.mode & gomode.TYPES
         if kind & (kind - 1):
             raise InvalidParameter(f"the client sends {path!r} with more than one type")
         if not kind and stat.linkname and stat.linkname not in self._files:
             raise InvalidParameter(f"the client sends {path!r} as a link to what it has not sent")
         if len(stat.linkname.encode()) > PATH_MAX_BYTES or "\0" in stat.linkname:
             raise InvalidParameter(f"the link {path!r} is invalid")
-        (self._directories if kind == _DIR else self._files).add(path)
+        (self._directories if kind == gomode.DIR else self._files).add(path)
         self.stats.append(stat)
 
 
@@ -112,7 +109,7 @@ class Directory:
         """Tell the client that nothing more is wanted. Raises InvalidParameter."""
         # Our direction ends first: Go resets a stream whose client might yet send when the answer is done.
         await self._stream.send_message(pb.Packet(type=pb.Packet.FIN), end=True)
-        if (await _next(self._stream)).type != pb.Packet.FIN:
+        if (await next_packet(self._stream)).type != pb.Packet.FIN:
             raise InvalidParameter("the client sends what it was not asked for")
 
 
@@ -120,7 +117,7 @@ async def read_directory(stream: PacketStream) -> Directory:
     """Take the names of all entries. Raises InvalidParameter when one cannot be."""
     entries = Entries()
     while True:
-        packet = await _next(stream)
+        packet = await next_packet(stream)
         if packet.type != pb.Packet.STAT:
             raise InvalidParameter("the client sends contents before it was asked")
         if not packet.HasField("stat"):
@@ -131,7 +128,7 @@ async def read_directory(stream: PacketStream) -> Directory:
 async def _tar(stream: PacketStream, stats: list[pb.Stat]) -> AsyncGenerator[bytes, None]:
     taking = _Taking(stream, stats)
     for number, stat in enumerate(stats):
-        if stat.mode & _SOCKET:
+        if stat.mode & gomode.SOCKET:
             continue
         if not _has_contents(stat):
             yield _header(stat, 0)
@@ -197,7 +194,7 @@ class _Taking:
                 return
 
     async def _take(self) -> None:
-        packet = await _next(self._stream)
+        packet = await next_packet(self._stream)
         file = self._asked.get(packet.id)
         if packet.type != pb.Packet.DATA or file is None or file.is_whole:
             raise InvalidParameter("the client sends what it was not asked for")
@@ -210,34 +207,35 @@ class _Taking:
             raise InvalidParameter(f"{file.stat.path!r} became longer while it was sent")
 
 
-async def _next(stream: PacketStream) -> pb.Packet:
+async def next_packet(stream: PacketStream) -> pb.Packet:
+    """Return the client's next packet. Raises InvalidParameter for its error, or its end."""
     packet = await stream.recv_message()
     if packet is None:
-        raise InvalidParameter("the client ended before all of its files were sent")
+        raise InvalidParameter("the client ended before all files were sent")
     if packet.type == pb.Packet.ERR:
         raise InvalidParameter(f"error from sender: {packet.data.decode(errors='replace')[:4096]}")
     return packet
 
 
 def _has_contents(stat: pb.Stat) -> bool:
-    return not stat.mode & _TYPES and not stat.linkname and stat.size > 0
+    return not stat.mode & gomode.TYPES and not stat.linkname and stat.size > 0
 
 
 def _header(stat: pb.Stat, size: int) -> bytes:
     info = tarfile.TarInfo(stat.path)
     mode = stat.mode
     info.mode = mode & 0o777
-    for flag, bit in ((_SETUID, 0o4000), (_SETGID, 0o2000), (_STICKY, 0o1000)):
+    for flag, bit in gomode.SPECIAL_BITS:
         info.mode |= bit if mode & flag else 0
     info.mtime = max(0, min(stat.mod_time // 1_000_000_000, 1 << 33))
-    if mode & _DIR:
+    if mode & gomode.DIR:
         info.type = tarfile.DIRTYPE
-    elif mode & _SYMLINK:
+    elif mode & gomode.SYMLINK:
         info.type, info.linkname = tarfile.SYMTYPE, stat.linkname
-    elif mode & _DEVICE:
-        info.type = tarfile.CHRTYPE if mode & _CHAR else tarfile.BLKTYPE
+    elif mode & gomode.DEVICE:
+        info.type = tarfile.CHRTYPE if mode & gomode.CHAR else tarfile.BLKTYPE
         info.devmajor, info.devminor = stat.devmajor & 0xFFF, stat.devminor & 0xFFFFF
-    elif mode & _PIPE:
+    elif mode & gomode.PIPE:
         info.type = tarfile.FIFOTYPE
     elif stat.linkname:
         info.type, info.linkname = tarfile.LNKTYPE, stat.linkname

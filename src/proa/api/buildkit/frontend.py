@@ -56,7 +56,8 @@ def read_attributes(attrs: Mapping[str, str], tags: Sequence[str], caches: Seque
         build_args=_prefixed(attrs, "build-arg:"),
         labels=_prefixed(attrs, "label:"),
         target=attrs.get("target", ""),
-        no_cache="no-cache" in attrs,
+        no_cache=attrs.get("no-cache") == "",  # with a value it is that of --no-cache-filter
+        no_cache_stages=frozenset(attrs.get("no-cache", "").lower().split(",")) - {""},
         cache_from=tuple(caches),
         pull=attrs.get("image-resolve-mode") == "pull",
         platform=attrs.get("platform", "").lower(),
@@ -85,8 +86,6 @@ def _refuse(attrs: Mapping[str, str]) -> None:
         raise NotImplementedHere(f"proa does not answer {attrs['requestid']}: it only builds")
     if "," in attrs.get("platform", ""):
         raise InvalidParameter("proa builds for one platform at a time")
-    if attrs.get("no-cache"):
-        raise NotImplementedHere("--no-cache-filter is not supported: use --no-cache, for all stages")
 
 
 # --- files of the client ---

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import anyio
 
@@ -38,6 +38,7 @@ class Backend(Protocol):
     @property
     def host_gateway(self) -> IPv4Address | None: ...
     def knows_context(self, key: str) -> bool: ...
+    def spool(self) -> BinaryIO: ...
     async def prune(self, filters: Filters, *, all: bool, keep_bytes: int = 0) -> tuple[list[str], int]: ...
 
 

@@ -11,7 +11,7 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 from urllib.parse import quote_plus
 
 import anyio
@@ -21,6 +21,7 @@ from grpclib.client import Channel, Stream
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
+from proa.api.buildkit.filesend import send_directory
 from proa.api.buildkit.filesync import Directory, read_directory
 from proa.api.buildkit.proto import buildkit_pb2 as pb
 from proa.api.channel import SocketChannel
@@ -31,6 +32,9 @@ ARRIVAL_S = 10.0  # a client opens its session and asks for the build at the sam
 CALL_S = 60.0  # an answer that takes no transfer; a credential helper may ask a person
 SECRET_MAX_BYTES = 500 << 10  # BuildKit's own limit
 HUB_HOST = "registry-1.docker.io"  # as clients of BuildKit know Docker Hub
+_SEND = "/moby.filesync.v1.FileSend/DiffCopy"
+_FIRST_OUTPUT = ("buildkit-attachable-exporter-id", "0")
+_MESSAGE_BYTES = 1 << 20
 _GONE = (ConnectionError, StreamTerminatedError, asyncio.IncompleteReadError)
 
 
@@ -101,6 +105,22 @@ class Session:
             while (message := await stream.recv_message()) is not None:
                 if message.data:
                     yield message.data
+
+    async def take_tar(self, pieces: AsyncIterator[bytes]) -> None:
+        """Give the client a tar, which it writes to a file. Raises InvalidParameter."""
+        async with self._stream(_SEND, pb.BytesMessage, [_FIRST_OUTPUT]) as stream:
+            async for piece in pieces:
+                for start in range(0, len(piece), _MESSAGE_BYTES):
+                    await stream.send_message(pb.BytesMessage(data=piece[start : start + _MESSAGE_BYTES]))
+            await stream.end()
+            while await stream.recv_message() is not None:
+                pass
+
+    async def take_directory(self, file: BinaryIO) -> None:
+        """Give the client what is in a tar, which it writes into a directory. Raises InvalidParameter."""
+        async with self._stream(_SEND, pb.Packet, [_FIRST_OUTPUT]) as stream:
+            await send_directory(stream, file)
+            await stream.recv_message()
 
     # --- what steps ask for ---
 

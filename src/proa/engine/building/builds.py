@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import BinaryIO
 
 import anyio
 import anyio.to_thread
@@ -34,11 +35,13 @@ from proa.engine.filters import Filters, check_filters, parse_until_ns
 from proa.engine.isolation import ISOLATION_CONTAINER, Hulls
 from proa.engine.together import machine_of
 from proa.image.config import encode_config
+from proa.image.content import digest_of
 from proa.image.reference import Reference, parse_reference
 from proa.image.store import Session
 from proa.model.config import ContainerConfig, HostConfig
 from proa.model.errors import CommandFailed, EngineError, InvalidParameter
 from proa.model.ids import Digest
+from proa.storage.files.trees import Tree, open_export
 
 CACHE_MAX_BYTES = 20 << 30  # of the layers that only the cache needs
 _PRUNE_FILTERS = ("until", "id", "type", "unused-for", "inuse", "shared", "private", "description", "parent")
@@ -87,6 +90,10 @@ class Builds:
         """Whether a build with this key need not be sent its context; it may be gone when that begins."""
         return self._contexts.knows(key)
 
+    def spool(self) -> BinaryIO:
+        """Return an empty file for what must be whole before it can be used; it is gone when it is closed."""
+        return self._tools.trees.spool()
+
     async def open(self) -> None:
         """Clear what a killed daemon left, and forget steps whose layers are gone."""
         await anyio.to_thread.run_sync(self._tools.trees.clear)
@@ -96,7 +103,8 @@ class Builds:
     async def build(
         self, request: BuildRequest, context: AsyncIterator[bytes], tell: Tell, room: Room
     ) -> Digest:
-        """Build an image; return its id. ``room`` is waited for between pieces of a command's output.
+        """Build an image; return its id, though it may not be kept. ``room`` is waited for between pieces
+        of a command's output.
 
         Nothing is told before the request, the context and the Dockerfile have been found sound: until then
         an error is the request's.
@@ -206,9 +214,14 @@ class Builds:
             self._label(build, state)
             text = " ".join(f'"{key}"="{value}"' for key, value in sorted(request.labels.items()))
             voice.say(f"Step {build.last_step()} : LABEL {text}\n ---> {state.short_id()}\n")
+        if request.take_files is not None:
+            async with self._open_files(state) as pieces:
+                await request.take_files(pieces)
         unused = build.scope.unused()
         if unused:
             voice.say(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
+        if not request.keeps_image:
+            return digest_of(encode_config(state.image()))
         if state.is_base and state.image_id:
             image_id = Digest(state.image_id)
             self._tools.images.add_names(image_id, names)
@@ -227,6 +240,16 @@ class Builds:
             voice.say(f"Successfully tagged {name.familiar}\n")
             self._events.publish("image", "tag", image_id, {"name": name.familiar})
         return image_id
+
+    @asynccontextmanager
+    async def _open_files(self, state: StageState) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Give the tar of what was built."""
+        trees = self._tools.trees
+        async with (
+            trees.mounted(trees.lowers(state.diff_ids), "/", writable=False) as root,
+            open_export(Tree(root=root)) as pieces,
+        ):
+            yield pieces
 
     def _label(self, build: Build, state: StageState) -> None:
         labels = {**(state.config.labels or {}), **build.request.labels}

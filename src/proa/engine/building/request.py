@@ -22,6 +22,9 @@ NETWORK_HOST, SECURITY_INSECURE = "network.host", "security.insecure"
 ENTITLEMENTS = frozenset({NETWORK_HOST, SECURITY_INSECURE})
 """What a client may allow the steps of its build (``--allow``)."""
 
+TakeFiles = Callable[[AsyncIterator[bytes]], Awaitable[None]]
+"""Takes the tar of what was built: names without a leading slash, each directory before what is in it."""
+
 ContextSource = str | Callable[[], AsyncIterator[bytes]]
 """Of a named context: what ``--build-context`` says, or gives the stream of a tar when it is called."""
 
@@ -33,6 +36,7 @@ class BuildRequest:
     :ivar build_args: None for a value that the client did not have.
     :ivar host: limits, network and the like of the containers that run steps.
     :ivar credentials: by registry, as the client wrote it.
+    :ivar no_cache_stages: names of stages, in small letters, whose steps are not looked for in the cache.
     :ivar secrets: for ``RUN --mount=type=secret``, by id.
     :ivar contexts: named contexts; streams are taken after the build's own context, in their order.
     :ivar entitlements: of ENTITLEMENTS, those the client allows.
@@ -42,6 +46,8 @@ class BuildRequest:
     :ivar context_key: contexts with the same key are the same, so the second need not be read; "" has none.
     :ivar answers: a client that can be asked, in place of ``credentials`` and beside ``secrets``.
     :ivar watcher: is told of each step.
+    :ivar keeps_image: what was built becomes an image; else it is in the cache only.
+    :ivar take_files: gets the files of what was built.
     """
 
     dockerfile: str = "Dockerfile"
@@ -51,6 +57,7 @@ class BuildRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     target: str = ""
     no_cache: bool = False
+    no_cache_stages: frozenset[str] = frozenset()
     cache_from: tuple[str, ...] = ()
     pull: bool = False
     remove: bool = True
@@ -66,3 +73,5 @@ class BuildRequest:
     context_key: str = ""
     answers: Answers | None = None
     watcher: StepWatcher | None = None
+    keeps_image: bool = True
+    take_files: TakeFiles | None = None

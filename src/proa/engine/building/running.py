@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -18,7 +18,9 @@ from pathlib import Path
 import anyio
 from msgspec.structs import replace as replace_struct
 
+from proa.build.parser import Instruction
 from proa.engine import names
+from proa.engine.building.request import NETWORK_HOST, SECURITY_INSECURE
 from proa.engine.container import Container, MountPoint
 from proa.engine.creation import event_attributes
 from proa.engine.events import EventBus
@@ -37,6 +39,7 @@ from proa.storage.files import trees
 from proa.storage.files.trees import PackedLayer
 from proa.storage.rootfs import Roots
 
+INSECURE = "insecure"  # of RUN --security
 Speak = Callable[[str], Awaitable[None]]
 """Takes a piece of the command's output."""
 
@@ -203,3 +206,30 @@ def _mount_points(targets: Sequence[str]) -> set[str]:
         parts = target.strip("/").split("/")
         made |= {"/".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
     return made
+
+
+def host_of_step(instruction: Instruction, host: HostConfig, entitlements: Collection[str]) -> HostConfig:
+    """Return the configuration of a RUN's container. Raises InvalidParameter: its client did not allow it."""
+    security = instruction.flag("security")
+    if security not in ("", "sandbox", INSECURE):
+        raise InvalidParameter(f'unsupported security mode "{security}"')
+    if security == INSECURE:
+        if SECURITY_INSECURE not in entitlements:
+            raise InvalidParameter(
+                f"RUN --security=insecure: {SECURITY_INSECURE} is not allowed; "
+                f"proa build --allow {SECURITY_INSECURE} gives the host's privileges away"
+            )
+        host = replace_struct(host, privileged=True)
+    if instruction.all_flags("device"):
+        raise InvalidParameter("RUN --device is not supported: a build gets no devices of the host")
+    network = instruction.flag("network")
+    if network in ("", "default"):
+        return host
+    if network not in ("none", "host"):
+        raise InvalidParameter(f'unsupported network mode "{network}"')
+    if network == "host" and host.network_mode != "host" and NETWORK_HOST not in entitlements:
+        raise InvalidParameter(
+            "RUN --network=host is only allowed in a build with --network=host or --allow network.host: "
+            "it gives the host's network away"
+        )
+    return replace_struct(host, network_mode=network)

@@ -15,15 +15,13 @@ import json
 import os
 import posixpath
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace as replace_command
 from functools import partial
-from typing import Protocol
 
 from msgspec.structs import replace
 
-from proa.build.cache import BuildCache, CachedStep, step_key
+from proa.build.cache import step_key
 from proa.build.errors import DockerfileError
 from proa.build.git_address import is_git_address, parse_git_address
 from proa.build.parser import Instruction, Stage, parse_trigger
@@ -39,80 +37,22 @@ from proa.engine.building.copying import (
     read_words,
 )
 from proa.engine.building.mounting import Mounting
-from proa.engine.building.repositories import Repositories
-from proa.engine.building.request import NETWORK_HOST, SECURITY_INSECURE, BuildRequest
-from proa.engine.building.running import Command, Runner
-from proa.engine.building.state import DEFAULT_PATH, StageState, now_text
+from proa.engine.building.recording import Recorder
+from proa.engine.building.running import Command, host_of_step
+from proa.engine.building.state import DEFAULT_PATH, StageState
+from proa.engine.building.surroundings import Surroundings, Tools
 from proa.engine.building.transcript import Voice
-from proa.engine.building.trees import BuildTrees
 from proa.host.mount import Resolve, openat2
-from proa.image.catalog import LayerRecord
 from proa.image.changes import CONFIG_INSTRUCTIONS, DEFAULT_SHELL, apply_instruction
-from proa.image.content import Spooled
-from proa.image.images import Images
 from proa.image.shellwords import expand, split_words
 from proa.image.store import Session
-from proa.model.config import ContainerConfig, HostConfig
+from proa.model.config import ContainerConfig
 from proa.model.errors import InvalidParameter
 from proa.model.ids import Digest
-from proa.model.image import Image
 from proa.storage.files import trees as file_trees
 from proa.storage.files.trees import PackedLayer
 
-INSECURE = "insecure"  # of RUN --security
 _NOP = "/bin/sh -c #(nop) "
-WriteLayer = Callable[[int, int], Awaitable[PackedLayer]]
-"""Writes a layer's tar to the first descriptor, its image to the second."""
-
-
-class Surroundings(Protocol):
-    """What a stage needs of its build."""
-
-    @property
-    def request(self) -> BuildRequest: ...
-    @property
-    def host(self) -> HostConfig: ...
-    @property
-    def context(self) -> Context: ...
-    @property
-    def escape(self) -> str: ...
-    @property
-    def cache_sources(self) -> Sequence[Image]: ...
-
-    async def base(self, stage: Stage, voice: Voice) -> StageState:
-        """Return the state a stage begins with."""
-        ...
-
-    async def origin(self, name: str, stage: Stage, voice: Voice) -> StageState | Context:
-        """Return what ``--from=name`` means: a named context, a stage (by name or number), or an image."""
-        ...
-
-    async def download(self, instruction: Instruction, source: str, stack: AsyncExitStack) -> Download:
-        """Fetch a source of ADD for as long as the stack lasts."""
-        ...
-
-    def next_step(self, stage: Stage) -> str:
-        """Return "3/8"."""
-        ...
-
-    def do_behind(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something before the build ends."""
-        ...
-
-
-class Tools(Protocol):
-    """What is the same for all builds."""
-
-    @property
-    def images(self) -> Images: ...
-    @property
-    def cache(self) -> BuildCache: ...
-    @property
-    def trees(self) -> BuildTrees: ...
-    @property
-    def runner(self) -> Runner: ...
-    @property
-    def repositories(self) -> Repositories: ...
 
 
 class StageBuild:
@@ -130,9 +70,9 @@ class StageBuild:
         self._tools = tools
         self._around = around
         self._stage = stage
-        self._session = session
         self._voice = voice
         self._watch = watch
+        self._recorder = Recorder(tools, around, stage, session, voice, watch)
         voice.listener = watch.pull
 
     async def run(self) -> StageState:
@@ -209,7 +149,7 @@ class StageBuild:
             if name == "CMD":
                 state.cmd_is_set = True
             shown = self._shown(state, instruction, variables)
-        self._note(state, f"{_NOP} {name} {shown}")
+        self._recorder.note(state, f"{_NOP} {name} {shown}")
 
     def _shown(self, state: StageState, instruction: Instruction, variables: dict[str, str]) -> str:
         if instruction.name in ("CMD", "ENTRYPOINT"):
@@ -219,14 +159,6 @@ class StageBuild:
         if instruction.name in ("HEALTHCHECK", "ONBUILD", "SHELL") or instruction.words is not None:
             return instruction.rest
         return _expand_all(instruction.rest, variables, self._around.escape)
-
-    def _note(self, state: StageState, created_by: str) -> None:
-        """Enter a step without a layer, with the time it was first made."""
-        key = step_key("note", state.key, created_by)
-        known = self._find(state, key, created_by, layered=False)
-        if known is None:
-            known = self._tools.cache.put(key, description=created_by, created=now_text())
-        state.add(created_by, known.created, None)
 
     # --- steps with layers ---
 
@@ -251,7 +183,7 @@ class StageBuild:
         with self._tools.trees.open_layers(state.diff_ids) as below:
             missing = [path for path in wanted if not _is_there(below, path)]
         if not missing:
-            self._note(state, created_by)
+            self._recorder.note(state, created_by)
             return
 
         async def write(out: int, image: int) -> PackedLayer:
@@ -259,7 +191,7 @@ class StageBuild:
             plan = {"time": int(time.time()), "owner": "", "mode": "", "clear_owner": True, "items": items}
             return await self._assemble(state, plan, set(), out, image)
 
-        await self._layered(state, step_key("make", state.diff_ids, missing), created_by, write)
+        await self._recorder.layered(state, step_key("make", state.diff_ids, missing), created_by, write)
 
     async def _copy(self, state: StageState, instruction: Instruction) -> None:
         name, escape = instruction.name, self._around.escape
@@ -289,7 +221,7 @@ class StageBuild:
 
             unpacks = not instruction.all_flags("unpack") or instruction.switch("unpack")
             key = step_key("copy", below, shown, tree.is_context, unpacks)
-            await self._layered(state, key, f"{_NOP} {shown} ", write)
+            await self._recorder.layered(state, key, f"{_NOP} {shown} ", write)
 
     async def _add_repository(
         self,
@@ -324,7 +256,7 @@ class StageBuild:
 
         below = () if link else state.diff_ids
         key = step_key("repository", below, shown, commit.key, excludes)
-        await self._layered(state, key, f"{_NOP} {shown} ", write)
+        await self._recorder.layered(state, key, f"{_NOP} {shown} ", write)
 
     async def _source_tree(self, instruction: Instruction, origin: str, stack: AsyncExitStack) -> Tree:
         if not origin:
@@ -371,7 +303,7 @@ class StageBuild:
         variables = state.scope.variables(state.config.env)
         async with AsyncExitStack() as stack:
             mounting = Mounting(self._tools.trees, self._around, self._stage, self._voice, stack)
-            network = _step_host(instruction, self._around.host, self._around.request.entitlements)
+            network = host_of_step(instruction, self._around.host, self._around.request.entitlements)
             argv = self._argv(state, instruction, mounting)
             for text in instruction.all_flags("mount"):
                 await mounting.add(text, variables, self._around.escape, state.workdir)
@@ -411,8 +343,8 @@ class StageBuild:
     async def _cached_or_run(
         self, state: StageState, key: str, created_by: str, command: Command, mounting: Mounting
     ) -> None:
-        known = self._find(state, key, created_by, layered=True)
-        if known is not None and await self._take(state, known, created_by):
+        known = self._recorder.find(state, key, created_by, layered=True)
+        if known is not None and await self._recorder.take(state, known, created_by):
             return
         await mounting.mount()
         command = replace_command(
@@ -433,7 +365,7 @@ class StageBuild:
             async def write(out: int, image: int) -> PackedLayer:
                 return await runner.pack(container_id, command, out, image)
 
-            await self._store(state, key, created_by, write)
+            await self._recorder.store(state, key, created_by, write)
         except BaseException:
             await runner.remove(container_id)
             raise
@@ -459,115 +391,6 @@ class StageBuild:
                 return [mounting.add_script(doc.name, text)]
             return [*shell, text]
         return [*shell, "\n".join([instruction.rest, *(f"{doc.text}{doc.name}" for doc in docs)]) + "\n"]
-
-    # --- the cache ---
-
-    def _find(self, state: StageState, key: str, created_by: str, *, layered: bool) -> CachedStep | None:
-        if self._around.request.no_cache:
-            return None
-        known = self._tools.cache.find(key)
-        if known is None:
-            known = self._find_in_images(state, key, created_by, layered=layered)
-        return known
-
-    def _find_in_images(
-        self, state: StageState, key: str, created_by: str, *, layered: bool
-    ) -> CachedStep | None:
-        """Look for the step in the images of ``--cache-from``: one that began as this stage did, and went on
-        with it."""
-        past = [step.created_by for step in state.history]
-        for image in self._around.cache_sources:
-            steps = image.history
-            if len(steps) <= len(past) or steps[len(past)].created_by != created_by:
-                continue
-            if [step.created_by for step in steps[: len(past)]] != past:
-                continue
-            below = sum(1 for step in steps[: len(past)] if not step.empty_layer)
-            if image.layers[:below] != state.diff_ids:
-                continue
-            step = steps[len(past)]
-            if step.empty_layer:
-                return self._tools.cache.put(key, description=created_by, created=step.created)
-            if not layered or below >= len(image.layers):
-                continue
-            diff_id = image.layers[below]
-            blob = self._tools.images.store.catalog.find_blob(diff_id)
-            if blob is not None:
-                return self._tools.cache.put(
-                    key,
-                    description=created_by,
-                    created=step.created,
-                    layer=LayerRecord(diff_id=diff_id, blob=blob),
-                    size_bytes=image.layer_sizes.get(diff_id, 0),
-                )
-        return None
-
-    async def _take(self, state: StageState, known: CachedStep, created_by: str) -> bool:
-        """Take a step from the cache; False when its layer is gone."""
-        if known.layer is not None:
-            held = await self._session.hold_stored(known.layer)
-            if not held:
-                return False
-        self._voice.say(" ---> Using cache\n")
-        self._watch.cached()
-        state.add(created_by, known.created, known.layer)
-        return True
-
-    async def _layered(self, state: StageState, key: str, created_by: str, write: WriteLayer) -> None:
-        known = self._find(state, key, created_by, layered=True)
-        if known is not None and await self._take(state, known, created_by):
-            return
-        await self._store(state, key, created_by, write)
-
-    async def _store(self, state: StageState, key: str, created_by: str, write: WriteLayer) -> None:
-        """Have the step's layer written and stored; enter it in the stage and in the cache."""
-        images = self._tools.images.store
-        layer: LayerRecord | None = None
-        async with images.open_spool() as spool, self._tools.trees.open_new_layer() as new:
-            path, out = spool.open_file()
-            try:
-                packed = await write(out, new.image)
-            finally:
-                os.close(out)
-            if not packed.is_empty:
-                spooled = Spooled(path=path, digest=packed.diff_id, size=packed.size_bytes)
-                blob = await self._session.keep(spooled)
-                layer = await self._session.adopt_layer(blob, packed.diff_id, new.keep)
-        step = self._tools.cache.put(
-            key,
-            description=created_by,
-            created=now_text(),
-            layer=layer,
-            size_bytes=packed.size_bytes if layer else 0,
-        )
-        state.add(created_by, step.created, layer)
-
-
-def _step_host(instruction: Instruction, host: HostConfig, entitlements: Collection[str]) -> HostConfig:
-    """Return the configuration of a RUN's container. Raises InvalidParameter: its client did not allow it."""
-    security = instruction.flag("security")
-    if security not in ("", "sandbox", INSECURE):
-        raise InvalidParameter(f'unsupported security mode "{security}"')
-    if security == INSECURE:
-        if SECURITY_INSECURE not in entitlements:
-            raise InvalidParameter(
-                f"RUN --security=insecure: {SECURITY_INSECURE} is not allowed; "
-                f"proa build --allow {SECURITY_INSECURE} gives the host's privileges away"
-            )
-        host = replace(host, privileged=True)
-    if instruction.all_flags("device"):
-        raise InvalidParameter("RUN --device is not supported: a build gets no devices of the host")
-    network = instruction.flag("network")
-    if network in ("", "default"):
-        return host
-    if network not in ("none", "host"):
-        raise InvalidParameter(f'unsupported network mode "{network}"')
-    if network == "host" and host.network_mode != "host" and NETWORK_HOST not in entitlements:
-        raise InvalidParameter(
-            "RUN --network=host is only allowed in a build with --network=host or --allow network.host: "
-            "it gives the host's network away"
-        )
-    return replace(host, network_mode=network)
 
 
 def _expand_all(text: str, variables: dict[str, str], escape: str) -> str:

@@ -11,12 +11,14 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import anyio
 import anyio.to_thread
@@ -102,8 +104,8 @@ class BuildTrees:
                     work=scratch / "work",
                     target=target,
                 )
-            else:
-                attach_merged(lowers or [self._layers.empty], empty=self._layers.empty, target=target)
+            elif lowers:
+                attach_merged(lowers, empty=self._layers.empty, target=target)
             yield _resolve(target, source)
         finally:
             with anyio.CancelScope(shield=True):
@@ -123,6 +125,10 @@ class BuildTrees:
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(partial(shutil.rmtree, path, ignore_errors=True))
+
+    def spool(self) -> BinaryIO:
+        """Return an empty file on disk that has no name: it is gone when it is closed."""
+        return tempfile.TemporaryFile(dir=self._scratch)
 
     @asynccontextmanager
     async def cache(self, wanted: RunMount, seed: Seed | None = None) -> AsyncIterator[Path]:

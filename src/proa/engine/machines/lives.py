@@ -308,6 +308,7 @@ class Lives:
         )
         leases: dict[str, list[Lease]] = {}
         for interface in attached.attachment.interfaces:
+            assert interface.address is not None, "taps are on networks with IPv4 only"
             bridge = self._networks.get(interface.network_id).bridge
             lease = Lease(
                 mac=interface.mac,

@@ -18,7 +18,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -65,6 +65,7 @@ class Clone:
 
     :ivar fs_server: None without binds.
     :ivar is_prepared: as in ``messages.start``.
+    :ivar standing: held by who stops it, or lets it go on.
     """
 
     record: Record
@@ -73,6 +74,7 @@ class Clone:
     guest: Guest
     console: Console
     is_prepared: bool = False
+    standing: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 async def make_clone(
@@ -185,6 +187,7 @@ def _machine(
 
 def record_of(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostProcess | None) -> Record:
     """Return what a later daemon must know of the container's machine."""
+    assert isinstance(spec.rootfs, BlockRootfs)
     return Record(
         qemu=pid_of(child),
         fs_server=pid_of(fs_server) if fs_server is not None else None,
@@ -198,7 +201,10 @@ def record_of(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostP
         cgroup=limits.path_for(spec),
         log_path=str(spec.log_path),
         log_max_bytes=spec.log_max_bytes,
-        nics=() if shape.seats else tuple(interface.device for interface in spec.network.interfaces),
+        writable=str(spec.rootfs.writable),
+        is_new=spec.rootfs.is_new,
+        nics=shape.nics,
+        cards=() if shape.seats else tuple(interface.device for interface in spec.network.interfaces),
         spares=("",) * spares_for(shape),
     )
 
@@ -260,6 +266,11 @@ async def configure(spec: TaskSpec, layers: LayersDisk, channel: Channel) -> Non
         is_new=spec.rootfs.is_new,
         entropy=os.urandom(ENTROPY_BYTES),
         now_ns=time.time_ns(),
-        machine_id=spec.id[:32].encode() + b"\n",
+        machine_id=machine_id_of(spec),
     )
     await channel.request(FrameType.CONFIGURE, payload, timeout_s=CONFIGURE_TIMEOUT_S)
+
+
+def machine_id_of(spec: TaskSpec) -> bytes:
+    """Return what /etc/machine-id says, if the image does not say it."""
+    return spec.id[:32].encode() + b"\n"

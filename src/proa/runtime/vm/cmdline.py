@@ -21,6 +21,7 @@ from proa.runtime.vm.machine import (
     Machine,
     Ports,
     RunAs,
+    Standing,
 )
 from proa.runtime.vm.nics import Card, spares_for
 
@@ -83,7 +84,8 @@ def _base(machine: Machine) -> Iterator[str]:
     yield from ("-name", option(machine.name))
     # Option ROMs only cost time. acpi=on: Debian's kernel has no virtio-mmio devices on its command line.
     # pit, pic, rtc: without them the guest hangs under TCG.
-    yield from ("-M", _MACHINE_TYPE)
+    is_bare = isinstance(machine.begins, Standing)
+    yield from ("-M", _MACHINE_TYPE + (",suppress-vmdesc=on" if is_bare else ""))
     yield from ("-nodefaults", "-no-user-config", "-display", "none")
     # The agent powers off, a panic reboots: both end QEMU.
     yield "-no-reboot"
@@ -115,6 +117,10 @@ def _beginning(machine: Machine) -> Iterator[str]:
     begins = machine.begins
     if isinstance(begins, Incoming):
         yield from ("-incoming", "defer")  # until the monitor has been told to leave the memory alone
+        return
+    if isinstance(begins, Standing):
+        # The state of devices alone comes without the sections that say of what configuration it is.
+        yield from ("-incoming", "defer", "-S", "-global", "migration.send-configuration=off")
         return
     yield from ("-kernel", str(begins.kernel), "-initrd", str(begins.initramfs))
     yield from ("-append", begins.arguments)

@@ -6,6 +6,7 @@
         monitor       QMP socket of QEMU
         control       socket of the agent's control port
         console       socket of the serial console
+        copying       it stands still while a copy of it is made: whoever finds this later lets it go on
         layers.vmdk   descriptor of the layers' disk, when there is more than one
         exit          the exit record, appended by QEMU: ``code oom finished_unix_ns``
         qemu.log      QEMU's stderr
@@ -39,8 +40,9 @@ class Pid(msgspec.Struct, frozen=True, kw_only=True):
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Content of state.json. ``memory_bytes`` is the machine's; ``cgroup`` is the
-    path of the one that is around QEMU when there are limits that need it. ``nics`` and ``spares``: the tap
-    that is behind each network card, "" for none (``proa.runtime.vm.nics``)."""
+    path of the one that is around QEMU when there are limits that need it; ``writable`` is the disk, which is
+    the new one or the kept one as ``is_new`` says; ``is_unfinished``: a copy that is still being made;
+    ``cards`` and ``spares``: the tap behind each network card, "" for none (``proa.runtime.vm.nics``)."""
 
     qemu: Pid
     fs_server: Pid | None
@@ -54,7 +56,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     cgroup: str
     log_path: str = ""
     log_max_bytes: int = 0  # 0: no bound
-    nics: tuple[str, ...] = ()
+    writable: str = ""
+    is_new: bool = False
+    nics: int = 0
+    is_unfinished: bool = False
+    cards: tuple[str, ...] = ()
     spares: tuple[str, ...] = ()
     log_chardev: str = "log"
     pod: str = ""  # directory of the machine that it shares with others (``pods``), and its seat there
@@ -108,6 +114,10 @@ class Home:
     @property
     def exit_record(self) -> Path:
         return self.path / "exit"
+
+    @property
+    def copying(self) -> Path:
+        return self.path / "copying"
 
     def read_exit(self) -> ExitStatus | None:
         """Return how the main process ended, if a record of it is there."""

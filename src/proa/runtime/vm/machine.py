@@ -61,6 +61,11 @@ class Incoming:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A machine that stands still until it has been given memory, and a state of its devices alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
     """What stands behind a disk.
 
@@ -124,7 +129,7 @@ class Machine:
     accelerator: str
     shape: Shape
     memory_file: Path
-    begins: Boot | Incoming
+    begins: Boot | Incoming | Standing
     ports: Ports
     is_template: bool = False
     layers: Disk = Disk()

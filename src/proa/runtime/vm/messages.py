@@ -86,10 +86,7 @@ def configure(
     """
     layers_disk, writable_disk = disks or (_LAYERS_DISK, _NEW_DISK if is_new else _KEPT_DISK)
     parts = [
-        data(Key.ENTROPY, entropy),
-        u64(Key.WALL_CLOCK_NS, now_ns),
-        text(Key.HOSTNAME, spec.hostname),
-        text(Key.DOMAINNAME, spec.domainname),
+        *_identity(spec, entropy=entropy, now_ns=now_ns),
         u64(Key.SHM_SIZE, spec.shm_size_bytes),
         flag(Key.PRIVILEGED, spec.security.privileged),
         text(Key.LAYERS_DISK, layers_disk),
@@ -97,23 +94,37 @@ def configure(
         u64(Key.MEMORY_MAX, max(0, spec.resources.memory_bytes)),
         u64(Key.PIDS_MAX, max(0, spec.resources.pids)),
     ]
-    parts += (data(Key.INTERFACE, _interface(interface)) for interface in spec.network.interfaces)
     parts += (
         data(Key.SYSCTL, text(Key.NAME, name) + text(Key.VALUE, value))
         for name, value in spec.sysctls.items()
     )
     parts.append(_layers(layers))
     parts += _mounts(spec.mounts)
-    parts += (
-        data(Key.FILE, text(Key.PATH, path) + data(Key.CONTENT, body)) for path, body in spec.files.items()
-    )
-    parts.append(
-        data(
-            Key.FILE,
-            text(Key.PATH, "/etc/machine-id") + data(Key.CONTENT, machine_id) + flag(Key.IF_EMPTY, True),
-        )
-    )
+    parts += _files(spec, machine_id)
     return b"".join(parts)
+
+
+def identify(spec: TaskSpec, *, entropy: bytes, now_ns: int, machine_id: bytes) -> bytes:
+    """The part of CONFIGURE that makes a running copy of a machine another one."""
+    return b"".join(
+        (*_identity(spec, entropy=entropy, now_ns=now_ns), *_files(spec, machine_id)),
+    )
+
+
+def _identity(spec: TaskSpec, *, entropy: bytes, now_ns: int) -> Iterable[bytes]:
+    yield data(Key.ENTROPY, entropy)
+    yield u64(Key.WALL_CLOCK_NS, now_ns)
+    yield text(Key.HOSTNAME, spec.hostname)
+    yield text(Key.DOMAINNAME, spec.domainname)
+    for interface in spec.network.interfaces:
+        yield data(Key.INTERFACE, _interface(interface))
+
+
+def _files(spec: TaskSpec, machine_id: bytes) -> Iterable[bytes]:
+    for path, body in spec.files.items():
+        yield data(Key.FILE, text(Key.PATH, path) + data(Key.CONTENT, body))
+    machine = text(Key.PATH, "/etc/machine-id") + data(Key.CONTENT, machine_id)
+    yield data(Key.FILE, machine + flag(Key.IF_EMPTY, True))
 
 
 def prepare(layers: Sequence[LayerExtent], *, now_ns: int) -> bytes:

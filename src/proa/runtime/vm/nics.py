@@ -105,8 +105,8 @@ def free_spares(record: Record) -> int:
 
 
 def devices_after(record: Record, card: Card, device: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the record's ``nics`` and ``spares`` once ``device`` ("": none) is behind a card."""
-    sides = [list(record.nics), list(record.spares)]
+    """Return the record's ``cards`` and ``spares`` once ``device`` ("": none) is behind a card."""
+    sides = [list(record.cards), list(record.spares)]
     sides[card.is_spare][card.number] = device
     return tuple(sides[0]), tuple(sides[1])
 
@@ -114,6 +114,6 @@ def devices_after(record: Record, card: Card, device: str) -> tuple[tuple[str, .
 def _slots(record: Record) -> list[tuple[Card, str]]:
     return [
         (Card(is_spare=is_spare, number=number), device)
-        for is_spare, devices in ((False, record.nics), (True, record.spares))
+        for is_spare, devices in ((False, record.cards), (True, record.spares))
         for number, device in enumerate(devices)
     ]

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 def check_change(record: Record) -> None:
     """Raise FeatureMissing when the machine's networks cannot change: it shares its cards, or is of old."""
-    if not record.nics and not record.spares:
+    if not record.cards and not record.spares:
         raise FeatureMissing(
             "vm",
             "connecting or disconnecting this running container",
@@ -98,7 +98,7 @@ def _too_many(record: Record) -> FeatureMissing:
 
 def _note(home: Home, record: Record, card: Card, device: str) -> Record:
     boot, spares = nics.devices_after(record, card, device)
-    record = msgspec.structs.replace(record, nics=boot, spares=spares)
+    record = msgspec.structs.replace(record, cards=boot, spares=spares)
     home.write(record)
     return record
 

@@ -58,6 +58,7 @@ class FrameType(enum.IntEnum):
     PREPARE = 0x11
     REHEARSE = 0x12
     FILES = 0x13
+    IDENTIFY = 0x14
     NETWORK = 0x16
     FREEZE = 0x20
     STDIN = 0x40

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -19,9 +21,10 @@ from proa.model.errors import EngineError, InvalidParameter, Unavailable
 from proa.model.ids import ContainerId
 from proa.model.task import BlockRootfs, TaskSpec
 from proa.runtime.seam import Features, Task
-from proa.runtime.vm import features, limits, nics
+from proa.runtime.vm import features, limits, nics, saving
 from proa.runtime.vm.accel import Accelerator, guest_of
 from proa.runtime.vm.clone import Clone, Tools, make_clone
+from proa.runtime.vm.forking import Original, make_fork
 from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
 from proa.runtime.vm.image_template import ImageTemplate, ImageTemplates
@@ -71,6 +74,7 @@ class VmRuntime:
             accelerator=accelerator.name,
             qemu_version=accelerator.qemu_version,
         )
+        self._origin = saving.origin_of(accelerator.name, accelerator.qemu_version)
         guest = guest_of(lib, kernel, qemu=accelerator.qemu, accelerator=accelerator.name)
         self._templates = Templates(templates, guest, accelerator.qemu_version)
         self._image_templates = ImageTemplates(
@@ -128,10 +132,48 @@ class VmRuntime:
             undo.pop_all()
         return self._supervised(VmTask(spec.id, clone, home, spec))
 
+    async def fork(self, source: Task, spec: TaskSpec) -> Task:
+        features.check(spec)
+        if not isinstance(source, VmTask) or not isinstance(spec.rootfs, BlockRootfs):
+            raise InvalidParameter("only a virtual machine can become another one")
+        self._check_taps(spec)
+        home = Home(self._exec_root, spec.id)
+        async with AsyncExitStack() as undo:
+            home.create()
+            undo.callback(home.remove)
+            original = Original(clone=source.clone, home=source.home)
+            clone = await make_fork(original, spec, self._tools, home, undo)
+            undo.pop_all()
+        return self._supervised(VmTask(spec.id, clone, home, None))
+
+    async def save(self, source: Task, directory: Path) -> Mapping[str, Any]:  # Any: as in the seam
+        if not isinstance(source, VmTask):
+            raise InvalidParameter("only a virtual machine can be saved")
+        original = Original(clone=source.clone, home=source.home)
+        return await saving.save(original, directory, self._origin)
+
+    async def load(
+        self, directory: Path, machine: Mapping[str, Any], spec: TaskSpec
+    ) -> Task:  # Any: as above
+        features.check(spec)
+        if not isinstance(spec.rootfs, BlockRootfs):
+            raise InvalidParameter("a virtual machine needs its root file system as block devices")
+        self._check_taps(spec)
+        home = Home(self._exec_root, spec.id)
+        async with AsyncExitStack() as undo:
+            home.create()
+            undo.callback(home.remove)
+            clone = await saving.load(directory, machine, self._origin, spec, self._tools, home, undo)
+            undo.pop_all()
+        return self._supervised(VmTask(spec.id, clone, home, None))
+
     async def find(self, container_id: ContainerId) -> Task | None:
         home = Home(self._exec_root, container_id)
         record = home.read()
         if record is None:
+            return None
+        if record.is_unfinished:
+            await self.forget(container_id)
             return None
         process = _find_process(record.qemu)
         if process is None:

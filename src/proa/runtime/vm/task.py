@@ -89,6 +89,14 @@ class VmTask:
     def pid(self) -> int:
         return self._clone.process.pid
 
+    @property
+    def clone(self) -> Clone:
+        return self._clone
+
+    @property
+    def home(self) -> Home:
+        return self._home
+
     # --- beginning and end ---
 
     async def start(self) -> None:
@@ -180,13 +188,13 @@ class VmTask:
 
     async def pause(self) -> None:
         self._require_running()
-        async with greeted_monitor(self._home.monitor) as monitor:
+        async with self._clone.standing, greeted_monitor(self._home.monitor) as monitor:
             await monitor.execute("stop")
         self._is_paused = True
 
     async def resume(self) -> None:
         self._require_running()
-        async with greeted_monitor(self._home.monitor) as monitor:
+        async with self._clone.standing, greeted_monitor(self._home.monitor) as monitor:
             await monitor.execute("cont")
         self._is_paused = False
         if self._must_take_up:
@@ -321,6 +329,9 @@ class VmTask:
         A paused one is left alone until ``resume``.
         """
         async with greeted_monitor(self._home.monitor) as monitor:
+            if self._home.copying.exists():  # an earlier daemon died while it copied the machine
+                await monitor.execute("cont")
+                self._home.copying.unlink(missing_ok=True)
             status = await monitor.execute("query-status")
         self._is_paused = self._must_take_up = status["status"] == "paused"
         if self._is_paused:

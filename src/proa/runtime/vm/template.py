@@ -173,7 +173,7 @@ class Templates:
                 digest,
                 self._qemu_version,
                 self._guest.accelerator,
-                _processor(),
+                processor(),
             )
             self._ingredients = hashlib.sha256("\0".join(parts).encode()).hexdigest()
             self._ingredients_of = present
@@ -315,7 +315,7 @@ def _digest_files(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _processor() -> str:
+def processor() -> str:
     """What the guest has seen of the host's processor: model and features."""
     kept = ("model name", "flags", "Features")
     lines = Path("/proc/cpuinfo").read_text().splitlines()

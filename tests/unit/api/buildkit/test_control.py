@@ -80,7 +80,7 @@ async def test_the_cache() -> None:
     ("request_", "message"),
     [
         (pb.SolveRequest(ref="r", definition=pb.Definition(**{"def": [b"x"]})), "does not execute LLB"),
-        (pb.SolveRequest(ref="r", exporters=[pb.Exporter(type="local")]), "no exporter 'local'"),
+        (pb.SolveRequest(ref="r", exporters=[pb.Exporter(type="oci")]), "no exporter 'oci'"),
         (pb.SolveRequest(ref="r", exporters=[pb.Exporter(type="moby")] * 2), "one output"),
         (pb.SolveRequest(ref="r", entitlements=["device"]), "unknown entitlement 'device'"),
         (

@@ -55,7 +55,6 @@ def test_where_the_context_is() -> None:
         ({"context:base": "input:base"}, NotImplementedHere, "the build context base is not supported"),
         ({"requestid": "frontend.outline"}, NotImplementedHere, "it only builds"),
         ({"platform": "linux/amd64,linux/arm64"}, InvalidParameter, "one platform at a time"),
-        ({"no-cache": "a,b"}, NotImplementedHere, "--no-cache-filter"),
         ({"add-hosts": "nonsense"}, InvalidParameter, "invalid key-value pair"),
         ({"shm-size": "-1"}, InvalidParameter, "shm-size"),
         ({"ulimit": "nofile=x"}, InvalidParameter, "invalid ulimit"),

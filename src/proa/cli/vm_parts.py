@@ -8,7 +8,7 @@ import click
 from proa.cli import values
 from proa.cli.context import get_client
 from proa.cli.table import print_rows
-from proa.cli.times import format_size
+from proa.cli.times import format_since, format_size
 from proa.cli.vm_flags import parse_disk, parse_nic
 from proa.wire import vm_routes as routes
 from proa.wire.vms import VmDiskAdded, VmDiskResize, VmSnapshot, VmSnapshotSave
@@ -39,12 +39,12 @@ def snapshot_list(ctx: click.Context, name: str) -> None:
     rows = [
         {
             "Name": one.name,
-            "Created": one.created,
+            "CreatedSince": format_since(one.created),
             "Memory": format_size(one.memory_bytes) if one.memory_bytes else "none",
         }
         for one in found
     ]
-    print_rows(rows, (("NAME", "Name"), ("CREATED", "Created"), ("MEMORY", "Memory")), None)
+    print_rows(rows, (("NAME", "Name"), ("CREATED", "CreatedSince"), ("MEMORY", "Memory")), None)
 
 
 @snapshot.command("restore")

@@ -54,10 +54,6 @@ _SHARED_PROPAGATION = ("shared", "rshared", "slave", "rslave")
 def judge(asked: Asked) -> Sequence[str]:
     """Refuse what is not a field but a value in one; warn of a weight that the kernel does not know."""
     _check_values(asked.mounts, asked.security)
-    if asked.host.links and asked.host.network_mode == "bridge":
-        raise FeatureMissing(
-            NAME, "HostConfig.Links", "its hosts file cannot follow a peer: link on a user-defined network"
-        )
     parse_choice(asked.host.annotations or {})
     for spec in asked.host.mounts or ():
         if spec.bind_options and spec.bind_options.read_only_non_recursive:

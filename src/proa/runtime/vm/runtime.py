@@ -21,7 +21,7 @@ from proa.model.errors import EngineError, InvalidParameter, Unavailable
 from proa.model.ids import ContainerId
 from proa.model.task import BlockRootfs, TaskSpec
 from proa.runtime.seam import Features, Task
-from proa.runtime.vm import features, limits, saving
+from proa.runtime.vm import features, limits, nics, saving
 from proa.runtime.vm.accel import Accelerator, guest_of
 from proa.runtime.vm.clone import Clone, Tools, make_clone
 from proa.runtime.vm.forking import Original, make_fork
@@ -117,6 +117,7 @@ class VmRuntime:
         rootfs = spec.rootfs
         if not isinstance(rootfs, BlockRootfs):
             raise InvalidParameter("a virtual machine needs its root file system as block devices")
+        nics.check_number(len(spec.network.interfaces))
         self._check_taps(spec)
         choice = parse_choice(spec.annotations)
         if spec.security.privileged and self._modules_of is not None and choice.kernel is None:

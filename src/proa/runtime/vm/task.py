@@ -16,7 +16,7 @@ import errno
 import math
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -24,7 +24,6 @@ from anyio.abc import TaskGroup
 
 from proa.model.errors import (
     EngineError,
-    FeatureMissing,
     Internal,
     InvalidParameter,
     OutcomeUnknown,
@@ -34,11 +33,20 @@ from proa.model.errors import (
     WrongState,
 )
 from proa.model.ids import ContainerId, ExecId
-from proa.model.task import ExitStatus, ProcessSpec, ProcessTable, Resources, TaskSpec, TaskStats
+from proa.model.task import (
+    ExitStatus,
+    Interface,
+    ProcessSpec,
+    ProcessTable,
+    Resources,
+    TaskSpec,
+    TaskStats,
+)
 from proa.runtime.seam import FilesKind, FilesRequest, Process, Stdio
-from proa.runtime.vm import limits, messages, ps, qemu
+from proa.runtime.vm import limits, messages, plugging, ps, qemu
 from proa.runtime.vm.channel import ANSWER_TIMEOUT_S, AgentError
 from proa.runtime.vm.clone import Clone
+from proa.runtime.vm.given_files import load, store
 from proa.runtime.vm.home import Home
 from proa.runtime.vm.log_bound import keep_bounded
 from proa.runtime.vm.monitor import greeted_monitor
@@ -275,7 +283,29 @@ class VmTask:
         await limits.change(record.cgroup, self.pid, limits.around_qemu(resources, record.vcpus))
 
     async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
-        raise FeatureMissing("vm", f"changing {target} while it runs", "the file is the guest's own")
+        found = await load(self, target)
+        if found is not None and (changed := edit(found)) != found:
+            await store(self, target, changed)
+
+    def check_change(self, *, joins: bool) -> None:
+        self._require_running()
+        plugging.check_change(self._clone.record)
+        if not joins:
+            return
+        if self._is_paused:
+            raise WrongState(f"Container {self._id} is paused, unpause the container first")
+        plugging.check_room(self._clone.record)
+
+    async def set_networks(self, interfaces: Sequence[Interface]) -> None:
+        self._require_running()
+        record = self._clone.record
+        with anyio.CancelScope(shield=True):  # a card half plugged in would be lost
+            try:
+                await plugging.change_networks(
+                    self._home, record, self._guest.channel, interfaces, is_paused=self._is_paused
+                )
+            finally:
+                self._clone.record = self._home.read() or record
 
     async def stats(self) -> TaskStats:
         self._require_running()

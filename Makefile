@@ -41,7 +41,7 @@ test-tools: setup
 	@setup/docker-cli.sh $(VENV) && setup/docker-registry.sh $(VENV)
 
 test-slow: setup test-tools ## whole systems as full machines, from disk to ssh: minutes
-	@setup/test-debian.sh $(LIB)
+	@setup/test-debian.sh $(LIB) && setup/test-machine.sh $(LIB)
 	$(PYTHON) -m pytest -q tests/slow
 
 integration: setup test-tools ## tests of single packages with the real kernel and tools

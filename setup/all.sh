@@ -18,6 +18,6 @@ setup/apt.sh python3-venv crun runc conmon tini golang-github-containers-common 
 
 setup/venv.sh "$venv"
 mkdir -p "$lib"
-for component in agent kernel initramfs fs-server probe image; do
+for component in agent kernel initramfs machine fs-server probe image; do
     "setup/$component.sh" "$lib"
 done

@@ -37,6 +37,7 @@ from proa.api.system import Backend as SystemBackend
 from proa.api.system import SystemRoutes
 from proa.api.vm_copies import VmCopyRoutes
 from proa.api.vm_files import VmFileRoutes
+from proa.api.vm_images import VmImageRoutes
 from proa.api.vms import Backend as VmBackend
 from proa.api.vms import VmRoutes
 from proa.api.volumes import Backend as VolumeBackend
@@ -115,6 +116,7 @@ def build_app(engine: Engine, machines: VmBackend | None = None, own: Own | None
         VmRoutes(machines).register(router)
         VmCopyRoutes(machines.copies).register(router)
         VmFileRoutes(machines.files).register(router)
+        VmImageRoutes(machines.to_image).register(router)
         wanted |= set(vm_routes.ROUTES.values())
     if own is not None:
         ForkingRoutes(own.forking).register(router)

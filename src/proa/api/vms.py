@@ -12,6 +12,7 @@ from proa.api.router import Router
 from proa.api.streams import detach_keys, hijack_type, pump
 from proa.api.vm_copies import CopiesBackend
 from proa.api.vm_files import GuestFilesBackend
+from proa.api.vm_images import Backend as VmImageBackend
 from proa.engine.filters import Filters
 from proa.engine.machines.machines import MachineChange, MachineUsage, MachineView
 from proa.host.cgroup_usage import Usage
@@ -48,6 +49,8 @@ class Backend(Protocol):
 
     @property
     def lives(self) -> LivesBackend: ...
+    @property
+    def to_image(self) -> VmImageBackend: ...
     @property
     def copies(self) -> CopiesBackend: ...
     @property

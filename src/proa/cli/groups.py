@@ -13,6 +13,7 @@ from proa.cli import (
     create,
     execute,
     filesystem,
+    image_from_vm,
     images,
     lifecycle,
     listing,
@@ -110,6 +111,7 @@ container.add_command(listing.ps, "ls")
 for _command in (archives.load, archives.save, archives.import_, images.tag, images.history, images.prune):
     image.add_command(_command)
 image.add_command(images.images, "ls")
+image.add_command(image_from_vm.from_vm)
 image.add_command(images.rmi, "rm")
 for _command in (registries.pull, registries.push, build.build):
     image.add_command(_command)

@@ -69,6 +69,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "system": ("system", "system", "Manage proa"),
     "info": ("system", "info", "Display system-wide information"),
     "version": ("system", "version", "Show the version information"),
+    "machine": ("machine", "machine", "Manage machines that carry an engine of their own"),
     "vm": ("vms", "vm", "Manage full virtual machines"),
     "compare": ("compare", "compare", "Measure both hulls with an image and say which to use"),
     "doctor": ("doctor", "doctor", "Say what this host can do, and what is missing"),

@@ -35,6 +35,8 @@ def vm() -> None:
     metavar="[NAME=]IMAGE[:SIZE]|[NAME=]SIZE",
     help="Copy of a qcow2 or raw image, or a blank disk",
 )
+@click.option("--from-image", "image", default="", metavar="IMAGE", help="Image to make the root disk of")
+@click.option("--root-size", default="", metavar="SIZE", help="Size of the root disk of the image [8g]")
 @click.option("--cdrom", default="", metavar="FILE", help="ISO image to boot when no disk does")
 @click.option("--kernel", default="", metavar="FILE", help="Kernel to boot")
 @click.option("--initrd", default="", metavar="FILE", help="Initial ram disk of the kernel")
@@ -65,9 +67,13 @@ def vm() -> None:
 @click.option("--autostart", is_flag=True, help="Start it when the host has started")
 @click.option("-l", "--label", multiple=True, metavar="KEY=VALUE", help="Set metadata")
 @click.option("--start", is_flag=True, help="Start it as well")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def create(ctx: click.Context, /, **flags: Any) -> None:  # Any: click's values, by flag name
-    """Create a machine. Files are those of the daemon's host; key and user-data files are read here."""
+    """Create a machine. Files are those of the daemon's host; key and user-data files are read here.
+
+    COMMAND, after --, is what an image runs in place of its own kernel, init or command.
+    """
     _, bindings = values.parse_ports(flags["publish"], ())
     config = MachineConfig(
         architecture=flags["arch"],
@@ -79,6 +85,9 @@ def create(ctx: click.Context, /, **flags: Any) -> None:  # Any: click's values,
         kernel_arguments=flags["arguments"],
         disks=[parse_disk(text) for text in flags["disks"]] or None,
         cdrom=absolute(flags["cdrom"]),
+        image=flags["image"],
+        image_disk_size=values.parse_size(flags["root_size"]) if flags["root_size"] else 0,
+        cmd=list(flags["command"]) or None,
         cloud_init=parse_cloud_init(flags),
         nics=parse_nics(flags["networks"]),
         port_bindings=bindings or None,

@@ -26,8 +26,10 @@ from proa.engine.building.trees import BuildTrees
 from proa.engine.engine import Engine, Stores, build_engine
 from proa.engine.events import EventBus
 from proa.engine.isolation import ISOLATION_VM, RUNTIME_SHARED, Hulls
+from proa.engine.machines.from_image import FromImage
 from proa.engine.machines.lives import Lives
 from proa.engine.machines.machines import Machines
+from proa.engine.machines.to_image import ToImage
 from proa.engine.system import HostFacts
 from proa.host.cgroup import ensure_hierarchies
 from proa.host.database import Database
@@ -35,6 +37,7 @@ from proa.image.images import Images
 from proa.machines.dhcp import Dhcp
 from proa.machines.downloads import UNUSED_S, Downloads
 from proa.machines.driver import Driver
+from proa.machines.reader import DiskReader
 from proa.machines.store import MachineStore
 from proa.model.errors import EngineError, Unavailable
 from proa.network.networks import Networks
@@ -150,7 +153,26 @@ def _make_machines(
         events=events,
         tasks=tasks,
     )
-    return Machines(store=store, driver=driver, lives=lives, networks=stores.networks)
+    from_image = FromImage(images=stores.images, roots=stores.roots, lib=config.lib)
+    to_image = ToImage(
+        store=store,
+        lives=lives,
+        driver=driver,
+        reader=DiskReader(
+            lib=config.lib,
+            data_root=config.data_root / "machines",
+            exec_root=config.exec_root / "machines",
+        ),
+        images=stores.images,
+    )
+    return Machines(
+        store=store,
+        driver=driver,
+        lives=lives,
+        networks=stores.networks,
+        from_image=from_image,
+        to_image=to_image,
+    )
 
 
 async def _make_runtimes(

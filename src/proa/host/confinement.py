@@ -21,6 +21,7 @@ from proa.host import mount
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
 PROC_SUPER_MAGIC = 0x9FA0
 SYSFS_MAGIC = 0x62656572
 
@@ -83,6 +84,11 @@ def own_mounts() -> None:
     """Take a mount namespace of our own, from which nothing spreads out and into which nothing spreads."""
     _check(_libc.unshare(ctypes.c_int(CLONE_NEWNS)), "unshare")
     mount.mount("none", Path("/"), "", flags=_MS_REC | _MS_PRIVATE)
+
+
+def own_network() -> None:
+    """Take a network namespace of our own, with nothing in it."""
+    _check(_libc.unshare(ctypes.c_int(CLONE_NEWNET)), "unshare")
 
 
 def pivot_into(root: Path) -> None:

@@ -56,8 +56,8 @@ class Manifest(ApiStruct, frozen=True, kw_only=True):
 def files_of(config: MachineConfig, *, has_variables: bool) -> list[str]:
     """Return the names of the files that a machine of this configuration has, without the seed."""
     names = [f"{disk.name}.qcow2" for disk in config.disks or ()]
-    names += ["kernel"] if config.kernel else []
-    names += ["initrd"] if config.initrd else []
+    names += ["kernel"] if config.kernel or config.image else []
+    names += ["initrd"] if config.initrd or config.image else []
     names += ["firmware"] if config.firmware.startswith("/") else []
     return [*names, *(["variables.fd"] if has_variables else [])]
 

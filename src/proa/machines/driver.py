@@ -10,8 +10,8 @@ import contextlib
 import platform
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from proa.machines.downloads import Downloads, find_address
 from proa.machines.home import MachineHome
 from proa.machines.images import SECTOR_BYTES
 from proa.machines.plan import BOARDS, Drive, Firmware, Nic, Plan, Sockets
+from proa.machines.reader import DiskReader
 from proa.machines.running import RunningMachine
 from proa.model.errors import InvalidParameter, Unavailable
 from proa.model.machine import Machine, MachineConfig, MachineDisk, MachineId
@@ -240,6 +241,12 @@ class Driver:
             found[disk.name] = (images.header_of(path).size, held)
         return found
 
+    def strangers(self, known: Collection[str]) -> list[MachineId]:
+        """Return what has files here and no record: what reads disks for an image, of a daemon killed."""
+        if not self._data_root.is_dir():
+            return []
+        return [MachineId(path.name) for path in self._data_root.iterdir() if path.name not in known]
+
     def checked_disks(self, machine: Machine) -> list[Path]:
         """Return the disks, each safe to be read with root's rights. Raises InvalidParameter."""
         paths = [self.home(machine.id).disk(disk.name) for disk in machine.config.disks or ()]
@@ -286,6 +293,19 @@ class Driver:
         """Take up what an earlier daemon has started."""
         return running.find(machine_id, self.home(machine_id))
 
+    @asynccontextmanager
+    async def open_tar(self, machine: Machine, reader: DiskReader) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Give a tar of the root file system on a machine that is off. Raises as ``DiskReader.open_tar``."""
+        architecture = platform.machine()
+        disks = [Drive(name=path.stem, path=path) for path in self.checked_disks(machine)]
+        async with reader.open_tar(
+            disks,
+            program=self._find_qemu(architecture),
+            architecture=architecture,
+            accelerator=self._accelerator,
+        ) as pieces:
+            yield pieces
+
     async def end_leftover(self, machine_id: MachineId) -> None:
         """End what an earlier daemon had begun to start."""
         await running.end_leftover(machine_id, self.home(machine_id))
@@ -323,8 +343,8 @@ class Driver:
                 image=home.data / "firmware" if firmware.image else None,
                 secure=firmware.secure,
             ),
-            kernel=home.data / "kernel" if config.kernel else None,
-            initrd=home.data / "initrd" if config.initrd else None,
+            kernel=home.data / "kernel" if config.kernel or config.image else None,
+            initrd=home.data / "initrd" if config.initrd or config.image else None,
             kernel_arguments=config.kernel_arguments,
             drives=drives,
             cdrom=self._cdrom(machine),

@@ -38,6 +38,11 @@ class MachineState(enum.Enum):
         """Whether there is a QEMU."""
         return self in (MachineState.RUNNING, MachineState.PAUSED)
 
+    @property
+    def is_off(self) -> bool:
+        """Whether nobody has its disks open."""
+        return self in (MachineState.CREATED, MachineState.STOPPED, MachineState.CRASHED)
+
 
 class MachineDisk(ApiStruct, frozen=True, kw_only=True):
     """A disk. With a ``source`` it begins as a copy of that image; without, it is blank.
@@ -77,6 +82,9 @@ class MachineConfig(ApiStruct, frozen=True, kw_only=True):
     :ivar firmware: bios, uefi, uefi-secure, or a path of an image for QEMU's ``-bios``; empty: the
         machine's usual one.
     :ivar cdrom: an ISO image, read where it lies.
+    :ivar image: of the store, which the disk ``root`` and what boots it are made of.
+    :ivar image_disk_size: bytes of that disk; 0 lets proa choose.
+    :ivar cmd: what an ``image`` runs, in place of its own kernel, init or command.
     :ivar nics: None: one on the default network; []: none.
     :ivar tpm: a TPM 2.0, whose state stays with the machine.
     :ivar headless: no display, no VNC; firmware then speaks on the serial console.
@@ -91,6 +99,9 @@ class MachineConfig(ApiStruct, frozen=True, kw_only=True):
     kernel_arguments: str = ""
     disks: list[MachineDisk] | None = None
     cdrom: str = ""
+    image: str = ""
+    image_disk_size: int = 0
+    cmd: list[str] | None = None
     cloud_init: CloudInit | None = None
     nics: list[MachineNic] | None = None
     port_bindings: dict[str, list[PortBinding] | None] | None = None

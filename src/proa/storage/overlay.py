@@ -15,12 +15,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from proa.host import mount
 
 _OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow"))
+_FIRST_LOWERDIR_PLUS = (6, 7)
 _knows_lowerdir_plus = True  # until the kernel says otherwise
 
 
@@ -108,8 +110,19 @@ def _assemble(lowers: Sequence[Path], directories: Sequence[tuple[str, Path]], n
             mount.fsconfig_string(context, key, stack.enter_context(mount.option_path(directory)))
         for key, value in _OPTIONS:
             mount.fsconfig_string(context, key, value)
-        mount.fsconfig_create(context, name)
+        try:
+            mount.fsconfig_create(context, name)
+        except OSError as error:
+            # Before 6.5 the words are not looked at one by one, but together at the end.
+            if error.errno == errno.EINVAL and _kernel_version() < _FIRST_LOWERDIR_PLUS:
+                _knows_lowerdir_plus = False
+                raise _NoLowerdirPlus from error
+            raise
         return mount.fsmount(context)
+
+
+def _kernel_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def _attach_classic(lowers: Sequence[Path], directories: Sequence[tuple[str, Path]], target: Path) -> None:

@@ -12,6 +12,10 @@ class VmCreated(ApiStruct, frozen=True, kw_only=True):
     name: str = ""
 
 
+class VmImage(ApiStruct, frozen=True, kw_only=True):
+    id: str
+
+
 class VmNetwork(ApiStruct, frozen=True, kw_only=True):
     """Where a running machine is."""
 

@@ -184,7 +184,10 @@ class Lives:
                 await self._find(machine)
             except (EngineError, OSError):
                 log.exception("restoring virtual machine %s", machine.name)
-        self._driver.remove_all_but([machine.id for machine in self._store])
+        known = [machine.id for machine in self._store]
+        for stranger in self._driver.strangers(known):
+            await self._driver.end_leftover(stranger)
+        self._driver.remove_all_but(known)
         await self._dhcp.end_strangers()
 
     async def start_wanted(self) -> None:

@@ -19,8 +19,10 @@ import msgspec
 from proa.engine.filters import Filters, check_filters, match_labels, match_text
 from proa.engine.machines import request as requests
 from proa.engine.machines.copies import Copies
+from proa.engine.machines.from_image import FromImage
 from proa.engine.machines.guests import GuestFiles
 from proa.engine.machines.lives import Lives
+from proa.engine.machines.to_image import ToImage
 from proa.engine.names import random_name
 from proa.host.cgroup_usage import Usage
 from proa.machines import hotplug, snapshots
@@ -71,18 +73,34 @@ class MachineChange:
 class Machines:
     """The use cases of the API."""
 
-    def __init__(self, *, store: MachineStore, driver: Driver, lives: Lives, networks: Networks) -> None:
+    def __init__(
+        self,
+        *,
+        store: MachineStore,
+        driver: Driver,
+        lives: Lives,
+        networks: Networks,
+        from_image: FromImage,
+        to_image: ToImage,
+    ) -> None:
         self._store = store
         self._driver = driver
         self._lives = lives
         self._networks = networks
         self.copies = Copies(store=store, driver=driver, lives=lives, networks=networks)
         self.files = GuestFiles(store, lives)
+        self._from_image = from_image
+        self._to_image = to_image
 
     @property
     def lives(self) -> Lives:
         """What starts and ends them."""
         return self._lives
+
+    @property
+    def to_image(self) -> ToImage:
+        """What makes images of them."""
+        return self._to_image
 
     # --- looking ---
 
@@ -142,11 +160,12 @@ class Machines:
     async def create(self, name: str, wanted: MachineConfig) -> Machine:
         """Make a machine, which takes as long as copying its disks does.
 
-        :raises InvalidParameter, NameInUse, NoSuchNetwork, Unavailable, ToolFailed: nothing is left.
+        :raises InvalidParameter, NameInUse, NoSuchNetwork, NoSuchImage, Unavailable, ToolFailed: nothing is
+            left.
         """
         name = name or random_name([one.name for one in self._store], SystemRandom())
         requests.check_name(name)
-        config = requests.complete(wanted)
+        config = requests.complete(self._from_image.complete(wanted))
         for endpoint in requests.endpoint_requests(config):
             self._networks.get(endpoint.network)
         self._driver.check(config)
@@ -161,6 +180,8 @@ class Machines:
         async with self._lives.changing(machine):
             try:
                 await self._driver.prepare(machine)
+                if config.image:
+                    machine = await self._fill(machine)
                 machine = msgspec.structs.replace(machine, state=MachineState.CREATED)
                 self._store.put(machine)
             except BaseException:
@@ -360,6 +381,16 @@ class Machines:
 
     # --- machinery ---
 
+    async def _fill(self, machine: Machine) -> Machine:
+        """Make the root disk of a machine's image. On failure its files are gone."""
+        home = self._driver.home(machine.id)
+        try:
+            config = await self._from_image.fill(machine, home)
+        except BaseException:
+            home.remove()
+            raise
+        return msgspec.structs.replace(machine, config=config)
+
     def _disk_paths(self, machine: Machine) -> Sequence[Path]:
         return self._driver.checked_disks(machine)
 
@@ -386,8 +417,7 @@ class Machines:
 
 
 def _require_stopped(machine: Machine, what: str) -> None:
-    allowed = (MachineState.CREATED, MachineState.STOPPED, MachineState.CRASHED)
-    if machine.state not in allowed:
+    if not machine.state.is_off:
         raise WrongState(
             f"virtual machine {machine.name} is {machine.state.value}: it can be {what} only when stopped"
         )

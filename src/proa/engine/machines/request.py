@@ -80,7 +80,7 @@ def check(config: MachineConfig) -> None:
         raise InvalidParameter("nothing to boot: a disk, an installer image (cdrom) or a kernel is needed")
     if config.initrd and not config.kernel:
         raise InvalidParameter("an initrd needs a kernel")
-    if config.kernel_arguments and not config.kernel:
+    if config.kernel_arguments and not (config.kernel or config.image):
         raise InvalidParameter("kernel arguments need a kernel")
     if len(config.kernel_arguments) > MAX_ARGUMENTS or "\0" in config.kernel_arguments:
         raise InvalidParameter(f"kernel arguments of more than {MAX_ARGUMENTS} bytes, or with NUL in them")

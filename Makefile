@@ -6,7 +6,7 @@ LIB := $(VENV)/lib/proa
 PYTHON := $(VENV)/bin/python
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-tools test-slow check setup install unit integration e2e conformance bench clean help
+.PHONY: demo test test-tools test-slow check setup install unit integration e2e conformance parity bench clean help
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,7 +36,7 @@ unit: setup ## tests that need no root and no tools
 
 test-tools: setup
 	@setup/apt.sh curl bsdutils erofs-utils skopeo openssl apache2-utils \
-		xorriso grub-pc-bin grub-common u-boot-qemu qemu-system-arm qemu-system-misc
+		xorriso swtpm grub-pc-bin grub-common u-boot-qemu qemu-system-arm qemu-system-misc
 	@setup/test-guest.sh $(LIB)
 	@setup/docker-cli.sh $(VENV) && setup/docker-registry.sh $(VENV)
 
@@ -53,6 +53,10 @@ e2e: setup test-tools ## the daemon with our command line and the docker CLI
 conformance: setup ## the clients of the Engine API, and the table of the readme made of their results
 	@setup/docker-cli.sh $(VENV) && setup/docker-registry.sh $(VENV) && setup/clients.sh $(VENV)
 	$(PYTHON) -m pytest -q tests/conformance; status=$$?; $(PYTHON) -m tests.conformance.table; exit $$status
+
+parity: setup test-tools ## the Engine API's tests in either hull, and docs/reference/parity.md made of their results: half an hour
+	@setup/clients.sh $(VENV)
+	@tests/parity/run.sh $(PYTHON)
 
 bench: setup ## compare with Debian's docker.io, in one run
 	@bench/run.sh $(VENV)

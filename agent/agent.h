@@ -10,7 +10,7 @@
  * request.c    which request goes where
  * worker.c     forked children that answer a request
  * main_process.c  the main process, forked in the template: carries out CONFIGURE, becomes the program at START
- * configure.c  a clone's identity; netlink.c its network, rootfs.c its disks, mounts.c what is mounted on them
+ * configure.c  a clone's identity; netlink.c its network, spares.c its changes, rootfs.c its disks, mounts.c what is mounted on them
  * identify.c   another identity for a machine whose programs run: the copy of one
  * fuse.c       the relay between /dev/fuse and the host's file server
  * process.c    the process table, start and end; stdio.c its streams; log.c log and exit record
@@ -191,6 +191,8 @@ void setup_network(struct fields fields);
 void forget_addresses(struct fields fields);
 /* In a worker: new addresses in place of all that the NICs have. */
 void replace_network(struct fields fields);
+/* spares.c, in a worker of the agent's: NETWORK. */
+void change_network(struct fields fields);
 void mount_rootfs(struct fields fields);
 void mount_devices(struct fields fields);
 void resize_shm(struct fields fields);
@@ -378,6 +380,9 @@ void cgroup_join(void);
 /* Read a small file whole; returns its length, 0 when it cannot be read. Always NUL-terminated. */
 size_t read_text(const char *path, char *text, size_t size);
 void stats_answer(const struct request *request);
+
+/* oom.c */
+void oom_watch(const struct request *request);
 void table_answer(const struct request *request);
 
 #endif

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -28,7 +29,7 @@
 #define FREEZE_MS 1000u
 #define FREEZE CGROUP "/cgroup.freeze"
 
-enum { FILES_STAT = 1, FILES_READ, FILES_EXPORT, FILES_UPPER, FILES_WRITE };
+enum { FILES_STAT = 1, FILES_READ, FILES_EXPORT, FILES_UPPER, FILES_WRITE, FILES_LOAD, FILES_STORE };
 
 static char disk[40]; /* what is below the overlay, from CONFIGURE */
 
@@ -203,6 +204,35 @@ static void write_path(struct fields fields, const char *path)
     tar_unpack(&rules);
 }
 
+/* A file that CONFIGURE has put there, as the container has it now. One that it has hidden or replaced is missing. */
+static int open_given(const char *path, int flags, dev_t ours)
+{
+    struct stat status;
+    int fd = open(path, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &status) < 0)
+        files_fail(errno == ENOENT ? FILES_MISSING : FILES_FAILED, "open %s: %s", path, strerror(errno));
+    if (!S_ISREG(status.st_mode) || status.st_dev != ours)
+        files_fail(FILES_MISSING, "%s is not the engine's", path);
+    return fd;
+}
+
+static void load_given(int fd)
+{
+    char bytes[CHUNK];
+    for (ssize_t size; (size = read(fd, bytes, sizeof bytes)) != 0;)
+        if (size < 0 || write(STDOUT_FILENO, bytes, (size_t)size) != size)
+            files_fail(FILES_FAILED, "read: %s", strerror(errno));
+}
+
+/* In place: the file is mounted on its path. */
+static void store_given(int fd, struct fields fields)
+{
+    struct field content = {0};
+    fields_find(fields, K_CONTENT, &content);
+    if (ftruncate(fd, 0) < 0 || write(fd, content.bytes, content.length) != (ssize_t)content.length)
+        files_fail(FILES_FAILED, "write: %s", strerror(errno));
+}
+
 /* --- the way there --- */
 
 static void take_streams(const struct stdio_ends *ends)
@@ -257,13 +287,14 @@ static void __attribute__((noreturn)) serve(const struct start *start)
     struct fields fields = start->fields;
     unsigned kind = fields_u32(fields, K_KIND, 0);
     char *path = fields_string(fields, K_PATH, 0), *name = fields_string(fields, K_NAME, 0);
-    struct stat status;
+    struct stat status, given = {0};
     struct tar_walk walk = {.upper = kind == FILES_UPPER};
-    if (kind < FILES_STAT || kind > FILES_WRITE || !path || !name || path[0] != '/')
+    if (kind < FILES_STAT || kind > FILES_STORE || !path || !name || path[0] != '/')
         fail(128, "an unknown operation on files");
     if (fields_u32(fields, K_FLAGS, 0) & 2)
         freeze();
     take_streams(start->ends);
+    stat(FILES, &given);
     if (kind == FILES_UPPER)
         enter_upper();
     else
@@ -279,6 +310,10 @@ static void __attribute__((noreturn)) serve(const struct start *start)
         tar_flush();
     } else if (kind == FILES_READ) {
         read_path(path, name);
+    } else if (kind == FILES_LOAD) {
+        load_given(open_given(path, O_RDONLY, given.st_dev));
+    } else if (kind == FILES_STORE) {
+        store_given(open_given(path, O_WRONLY, given.st_dev), fields);
     } else {
         if (stat(".", &status) < 0)
             files_fail(FILES_FAILED, "%s", strerror(errno));

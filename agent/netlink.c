@@ -5,7 +5,7 @@
  * Source: rtnetlink(7); docs/reference/agent-protocol.md, CONFIGURE, step 3.
  */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "netlink.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -14,7 +14,6 @@
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
-#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,14 +22,6 @@
 
 #define MAX_NICS 32
 #define USUAL_MTU 1500u /* what the template's NICs have */
-
-struct nic {
-    char name[IFNAMSIZ];
-    unsigned index;
-    unsigned device; /* N of virtioN: the order on QEMU's command line */
-    uint8_t mac[6];
-    bool taken, is_down;
-};
 
 struct message {
     struct nlmsghdr header;
@@ -83,7 +74,7 @@ static void set_link(const struct nic *nic, uint16_t attribute, const void *valu
     message_send(&message, what);
 }
 
-static void link_turn(unsigned index, bool up)
+void link_turn(unsigned index, bool up)
 {
     struct message message;
     struct ifinfomsg *info = message_begin(&message, RTM_NEWLINK, 0, sizeof *info);
@@ -91,6 +82,16 @@ static void link_turn(unsigned index, bool up)
     info->ifi_change = IFF_UP;
     info->ifi_flags = up ? IFF_UP : 0;
     message_send(&message, up ? "set up" : "set down");
+}
+
+void link_move(unsigned index, int namespace, const char *name)
+{
+    struct message message;
+    struct ifinfomsg *info = message_begin(&message, RTM_NEWLINK, 0, sizeof *info);
+    info->ifi_index = (int)index;
+    message_attribute(&message, IFLA_NET_NS_FD, &namespace, sizeof namespace);
+    message_attribute(&message, IFLA_IFNAME, name, strlen(name) + 1);
+    message_send(&message, name);
 }
 
 static void rename_link(struct nic *nic, const char *name)
@@ -204,12 +205,20 @@ void find_network(void)
         nic->index = if_nametoindex(entry->d_name);
         snprintf(nic->name, sizeof nic->name, "%.15s", entry->d_name);
         if (read_text(path, text, sizeof text) &&
-            sscanf(text, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", m, m + 1, m + 2, m + 3, m + 4, m + 5) == 6)
+            sscanf(text, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", m, m + 1, m + 2, m + 3, m + 4, m + 5) == 6 &&
+            !spare_found(nic))
             nic_count++;
     }
     if (directory)
         closedir(directory);
     qsort(nics, nic_count, sizeof *nics, by_device);
+    netlink_open();
+}
+
+void netlink_open(void)
+{
+    if (netlink >= 0)
+        close(netlink);
     netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 }
 
@@ -250,7 +259,14 @@ static void take_name(struct nic *nic, const char *name)
     rename_link(nic, name);
 }
 
-static void setup_interface(struct nic *nic, struct fields fields)
+void set_gateways(const struct nic *nic, struct fields fields)
+{
+    char *text;
+    for (unsigned i = 0; (text = fields_string(fields, K_IF_GATEWAY, i)); i++)
+        add_default_route(nic, text);
+}
+
+void setup_interface(struct nic *nic, struct fields fields)
 {
     char *name = fields_string(fields, K_IF_NAME, 0);
     struct field mac;
@@ -258,7 +274,7 @@ static void setup_interface(struct nic *nic, struct fields fields)
     if (!name || strlen(name) >= IFNAMSIZ)
         fail(128, "network: an interface has no usable name");
     take_name(nic, name);
-    if (mtu && mtu != USUAL_MTU)
+    if (mtu && (mtu != USUAL_MTU || nic->is_used))
         set_link(nic, IFLA_MTU, &mtu, sizeof mtu, "MTU");
     /* Before IPv6 is turned on: the link-local address is made of it. */
     if (fields_find(fields, K_IF_MAC, &mac) && mac.length == 6)
@@ -267,19 +283,19 @@ static void setup_interface(struct nic *nic, struct fields fields)
     bool six = false;
     for (unsigned i = 0; (text = fields_string(fields, K_IF_ADDRESS, i)); i++)
         six = six || strchr(text, ':');
-    if (six)
-        set_interface_sysctl("ipv6", name, "disable_ipv6", "0");
+    if (six || nic->is_used)
+        set_interface_sysctl("ipv6", name, "disable_ipv6", six ? "0" : "1");
     if (nic->is_down)
         link_turn(nic->index, true);
     for (unsigned i = 0; (text = fields_string(fields, K_IF_ADDRESS, i)); i++)
         add_address(nic, text);
-    for (unsigned i = 0; (text = fields_string(fields, K_IF_GATEWAY, i)); i++)
-        add_default_route(nic, text);
+    set_gateways(nic, fields);
 }
 
 void prepare_network(void)
 {
     link_turn(1, true); /* lo is always the first */
+    spares_hide();
     for (size_t i = 0; i < nic_count; i++) {
         set_interface_sysctl("ipv6", nics[i].name, "disable_ipv6", "1");
         /* Its driver fills the receive queue now. Nothing is sent: it

@@ -110,6 +110,14 @@ static void request_configure(const struct request *request)
     }
 }
 
+static void request_network(const struct request *request)
+{
+    if (!configured)
+        answer_error(request, 0, EAGAIN, "the guest is not configured yet");
+    else if (!worker_run(request, change_network, answer_outcome))
+        answer_error(request, 0, errno, "cannot fork");
+}
+
 static void sync_job(struct fields fields)
 {
     (void)fields;
@@ -184,6 +192,8 @@ static bool handle_request(uint8_t type, const struct request *request)
     case REQ_REHEARSE: request_rehearse(request); return true;
     case REQ_FILES: process_files(request); return true;
     case REQ_IDENTIFY: request_identify(request); return true;
+    case REQ_NETWORK: request_network(request); return true;
+    case REQ_WATCH_OOM: oom_watch(request); return true;
     case REQ_FREEZE: seat_freeze(request); return true;
     default: return false;
     }

@@ -4,6 +4,7 @@
 #
 #   LIBDIR/kernel/vmlinuz, version (uname -r)
 #   LIBDIR/kernel/modules/NAME.ko, modules.list: what the agent loads, in order
+#   LIBDIR/kernel/tree/VERSION: all modules, for modprobe in privileged containers
 #   LIBDIR/kernel/machine, engine, reader: the same for full machines of images (machine.sh)
 #
 # A kernel that is there is kept; remove LIBDIR/kernel to take the package's present version.
@@ -40,9 +41,7 @@ download() { (cd "$work" && apt-get -q download -o APT::Sandbox::User=root "$pac
 download 2>/dev/null || { apt-get -q update >/dev/null && download; }
 
 dpkg-deb --fsys-tarfile "$work"/*.deb |
-    tar -x -C "$work" --wildcards './boot/vmlinuz-*' './lib/modules/*/kernel/drivers/*' './lib/modules/*/kernel/fs/*' \
-        './lib/modules/*/kernel/net/*' './lib/modules/*/kernel/lib/*' './lib/modules/*/kernel/crypto/*' \
-        './lib/modules/*/modules.*'
+    tar -x -C "$work" --wildcards './boot/vmlinuz-*' './lib/modules/*/kernel/*' './lib/modules/*/modules.*'
 version=$(basename "$work"/lib/modules/*)
 depmod -b "$work" "$version"
 
@@ -70,6 +69,8 @@ take modules modules.list "${wanted[@]}"
 take machine machine.list "${machine[@]}"
 take engine engine.list "${engine[@]}"
 take reader reader.list "${reader[@]}"
+mkdir "$lib/kernel.new/tree"
+cp -r "$work/lib/modules/$version" "$lib/kernel.new/tree"
 echo "$stamp" >"$lib/kernel.new/stamp"
 rm -rf "$lib/kernel"
 mv "$lib/kernel.new" "$lib/kernel"

@@ -26,12 +26,12 @@ cp "$work/deb/boot/vmlinuz-$version" "$lib/test-guest.new/vmlinuz"
 
 mkdir "$work/agent"
 (cd "$work/agent" && apt-get -q download -o APT::Sandbox::User=root qemu-guest-agent >/dev/null && dpkg-deb -x ./*.deb .)
-mkdir -p "$work/root"/{bin,dev,proc,sys,www,etc,mnt,modules,run,var}
+mkdir -p "$work/root"/{bin,dev,proc,sys,www,etc,mnt,modules,run,var,tmp}
 ln -s ../run "$work/root/var/run"
 cp /bin/busybox "$work/root/bin/busybox"
 cp "$work/agent/usr/sbin/qemu-ga" "$work/root/bin/qemu-ga"
 ldd "$work/root/bin/qemu-ga" | grep -o '/[^ ]*' | while read -r file; do install -D "$file" "$work/root$file"; done
-for applet in sh mount insmod ip udhcpc httpd wget cat echo hostname sleep grep poweroff reboot ls nslookup; do
+for applet in sh stat readlink mktemp tar rm mount insmod ip udhcpc httpd wget cat echo hostname sleep grep poweroff reboot ls nslookup; do
     ln -s busybox "$work/root/bin/$applet"
 done
 modprobe -d "$work/deb" -S "$version" --show-depends -a virtio_pci virtio_net virtio_blk virtio_console button evdev iso9660 |

@@ -140,8 +140,53 @@ def test_a_guest_agent_runs_commands(daemon: Daemon, machine: str) -> None:
     missing = daemon.proa("vm", "exec", machine, "/nowhere", check=False)
     assert missing.status == 1
     assert "No such file" in missing.err
-    late = daemon.proa("vm", "exec", "-t", "1", machine, "/bin/sleep", "60", check=False)
+    late = daemon.proa("vm", "exec", "--timeout", "1", machine, "/bin/sleep", "60", check=False)
     assert "did not end within 1 s" in late.err
+    tty = daemon.proa("vm", "exec", "-it", machine, "/bin/sh", check=False)
+    assert f"proa vm ssh {machine}" in tty.err
+
+
+def test_files_go_in_and_out(daemon: Daemon, machine: str, tmp_path: Path) -> None:
+    """With the rules of docker cp, by the agent and the tar of the guest."""
+    create(daemon, machine, *LINUX, "--network", "none", "--start")
+    wait_for_console(daemon, machine, "guest: up")
+    tree = tmp_path / "tree"
+    deep = tree / ("d" * 90) / ("e" * 90)
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("deep")
+    (tree / "big").write_bytes(os.urandom(3 << 20))
+    (tree / "link").symlink_to("big")
+    (tree / "big").chmod(0o640)
+    cp = ("vm", "cp", "-q")
+    wait_for(
+        lambda: daemon.proa(*cp, str(tree), f"{machine}:/", check=False).status == 0,
+        "the agent answers",
+    )
+    daemon.proa(*cp, str(tree / "big"), f"{machine}:/tree/big2")
+    back = tmp_path / "back"
+    daemon.proa(*cp, f"{machine}:/tree", str(back))
+    assert (back / deep.relative_to(tree) / "file").read_text() == "deep"
+    assert (back / "big").read_bytes() == (back / "big2").read_bytes() == (tree / "big").read_bytes()
+    assert (back / "big").stat().st_mode & 0o777 == 0o640
+    assert (back / "link").readlink() == Path("big")
+    daemon.proa(*cp, "-L", f"{machine}:/tree/link", str(tmp_path / "followed"))
+    assert (tmp_path / "followed").read_bytes() == (tree / "big").read_bytes()
+    daemon.proa(*cp, f"{machine}:/tree/.", str(tmp_path / "inside"))
+    assert (tmp_path / "inside" / "link").is_symlink()
+    for words, why in (
+        ((f"{machine}:/nowhere", str(tmp_path)), "Could not find the file /nowhere"),
+        ((str(tree), f"{machine}:/no/where/"), "Could not find the file /no/"),
+        ((str(tree), f"{machine}:/tree/big"), "cannot copy directory"),
+        ((f"{machine}:/a", f"{machine}:/b"), "copying between virtual machines"),
+        ((str(tree), "nobody:/"), "nobody"),
+    ):
+        done = daemon.proa(*cp, *words, check=False)
+        assert done.status == 1
+        assert why in done.err
+    left = daemon.proa("vm", "exec", machine, "/bin/ls", "/tmp")
+    assert left.out == ""
+    daemon.proa("vm", "kill", machine)
+    assert "not running" in daemon.proa(*cp, f"{machine}:/tree", str(tmp_path), check=False).err
 
 
 def test_snapshots(daemon: Daemon, machine: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import DOCKER, Daemon
+from tests.support.daemon import DOCKER, TIME_FACTOR, Daemon
 
 
 def run(daemon: Daemon, hull: str, *arguments: str, **options: object) -> str:
@@ -296,7 +296,7 @@ def state(daemon: Daemon, name: str) -> dict[str, object]:
 
 
 def wait_for_output(daemon: Daemon, name: str, text: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 20 * TIME_FACTOR
     while time.monotonic() < deadline:
         logs = daemon.docker("logs", name)
         if text in logs.out + logs.err:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-START_TIMEOUT_S = 60.0
-COMMAND_TIMEOUT_S = 120.0
+# The same tests with another default (make parity): options of every daemon, and patience with machines.
+EXTRA_OPTIONS = tuple(shlex.split(os.environ.get("PROA_TEST_DAEMON_OPTIONS", "")))
+TIME_FACTOR = float(os.environ.get("PROA_TEST_TIME_FACTOR", "1"))
+
+START_TIMEOUT_S = 60.0 * TIME_FACTOR
+COMMAND_TIMEOUT_S = 120.0 * TIME_FACTOR
 PROA = Path(sys.executable).with_name("proa")
 LIB = Path(sys.prefix) / "lib" / "proa"
 DOCKER = shutil.which("docker") or str(PROA.with_name("docker"))  # setup/docker-cli.sh puts it there
@@ -71,7 +76,7 @@ class Daemon:
             "--data-root",
             str(self.data_root),
         ]
-        command += ["--exec-root", str(self.exec_root), *self.options]
+        command += ["--exec-root", str(self.exec_root), *EXTRA_OPTIONS, *self.options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_TIMEOUT_S

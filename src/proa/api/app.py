@@ -36,6 +36,7 @@ from proa.api.snapshots import SnapshotRoutes
 from proa.api.system import Backend as SystemBackend
 from proa.api.system import SystemRoutes
 from proa.api.vm_copies import VmCopyRoutes
+from proa.api.vm_files import VmFileRoutes
 from proa.api.vm_images import VmImageRoutes
 from proa.api.vms import Backend as VmBackend
 from proa.api.vms import VmRoutes
@@ -114,6 +115,7 @@ def build_app(engine: Engine, machines: VmBackend | None = None, own: Own | None
     if machines is not None:
         VmRoutes(machines).register(router)
         VmCopyRoutes(machines.copies).register(router)
+        VmFileRoutes(machines.files).register(router)
         VmImageRoutes(machines.to_image).register(router)
         wanted |= set(vm_routes.ROUTES.values())
     if own is not None:

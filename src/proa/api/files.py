@@ -74,12 +74,12 @@ class FileRoutes:
         router.add(routes.IMAGE_COMMIT, self.commit)
 
     async def stat(self, request: Request) -> Response:
-        stat = await self._backend.stat(request.params["id"], _path(request))
-        return Response(headers=_stat_header(stat))
+        stat = await self._backend.stat(request.params["id"], archive_path(request))
+        return Response(headers=stat_header(stat))
 
     async def get(self, request: Request) -> None:
-        async with self._backend.open_archive(request.params["id"], _path(request)) as (stat, pieces):
-            await request.begin(wire.TAR, _stat_header(stat))
+        async with self._backend.open_archive(request.params["id"], archive_path(request)) as (stat, pieces):
+            await request.begin(wire.TAR, stat_header(stat))
             async for piece in pieces:
                 await request.send(piece)
 
@@ -87,7 +87,7 @@ class FileRoutes:
         query = request.query
         await self._backend.put_archive(
             request.params["id"],
-            _path(request),
+            archive_path(request),
             request.iter_body(),
             strict=query.flag("noOverwriteDirNonDir"),
             as_user=query.flag("copyUIDGID"),
@@ -135,7 +135,8 @@ class FileRoutes:
         return json_response(wire.Committed(id=image_id), 201)
 
 
-def _path(request: Request) -> str:
+def archive_path(request: Request) -> str:
+    """Return the path that a copy is about. Raises InvalidParameter."""
     path = request.query.text("path")
     if not path:
         raise InvalidParameter("bad parameter: path cannot be empty")
@@ -144,7 +145,8 @@ def _path(request: Request) -> str:
     return path
 
 
-def _stat_header(stat: PathStat) -> dict[str, str]:
+def stat_header(stat: PathStat) -> dict[str, str]:
+    """Return the header that says what is at a path."""
     message = wire.PathStat(
         name=stat.name,
         size=stat.size,

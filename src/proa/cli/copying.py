@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``proa cp``: files into and out of containers, with docker cp's rules for what goes where.
+"""``proa cp`` and ``proa vm cp``: files in and out, with docker cp's rules for what goes where.
 
 Source: docker cp reference, Description.
 """
@@ -10,6 +10,7 @@ import os
 import posixpath
 import stat
 import sys
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import click
 
 from proa.cli.context import get_client
-from proa.cli.local_tar import pack, unpack
+from proa.cli.local_tar import TarFormat, pack, unpack
 from proa.cli.times import format_size
 from proa.client.client import Client
 from proa.client.errors import ApiError
@@ -62,6 +63,28 @@ class Plan:
         return name
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What files are copied into and out of, and by which routes.
+
+    :ivar tar_format: of what is sent.
+    """
+
+    noun: str
+    stat: routes.Route
+    get: routes.Route
+    put: routes.Route
+    tar_format: TarFormat = tarfile.PAX_FORMAT
+
+
+CONTAINER = Kind(
+    noun="container",
+    stat=routes.CONTAINER_ARCHIVE_INFO,
+    get=routes.CONTAINER_ARCHIVE,
+    put=routes.PUT_CONTAINER_ARCHIVE,
+)
+
+
 @click.command()
 @click.option("-a", "--archive", is_flag=True, help="Archive mode (copy all uid/gid information)")
 @click.option("-L", "--follow-link", is_flag=True, help="Always follow symbol link in SRC_PATH")
@@ -75,27 +98,34 @@ def cp(
     ctx: click.Context, source: str, target: str, archive: bool, follow_link: bool, quiet: bool | None
 ) -> None:
     """Copy files between a container (CONTAINER:PATH) and this machine; - is a tar on stdin or stdout."""
-    from_container, from_path = split_argument(source)
-    to_container, to_path = split_argument(target)
+    size = copy(get_client(ctx), CONTAINER, source, target, archive=archive, follow=follow_link)
+    report(size, source, target, quiet=quiet)
+
+
+def report(size: int, source: str, target: str, *, quiet: bool | None) -> None:
+    """Say what was copied, unless that would disturb."""
+    if quiet is None:
+        quiet = not sys.stdout.isatty()
+    if not quiet and "-" not in (source, target):
+        where = target if split_argument(target)[0] else str(Path(target).absolute())
+        click.echo(f"Successfully copied {format_size(size)} to {where}", err=True)
+
+
+def copy(client: Client, kind: Kind, source: str, target: str, *, archive: bool, follow: bool) -> int:
+    """Copy one way or the other; return the bytes of the archive. Raises ClickException."""
+    from_there, from_path = split_argument(source)
+    to_there, to_path = split_argument(target)
     if not from_path:
         raise click.ClickException("source can not be empty")
     if not to_path:
         raise click.ClickException("destination can not be empty")
-    if from_container and to_container:
-        raise click.ClickException("copying between containers is not supported")
-    client = get_client(ctx)
-    if from_container:
-        size = _copy_out(client, from_container, from_path, to_path, archive=archive, follow=follow_link)
-        where = str(Path(to_path).absolute())
-    elif to_container:
-        size = _copy_in(client, from_path, to_container, to_path, archive=archive, follow=follow_link)
-        where = target
-    else:
-        raise click.ClickException("must specify at least one container source")
-    if quiet is None:
-        quiet = not sys.stdout.isatty()
-    if not quiet and "-" not in (from_path, to_path):
-        click.echo(f"Successfully copied {format_size(size)} to {where}", err=True)
+    if from_there and to_there:
+        raise click.ClickException(f"copying between {kind.noun}s is not supported")
+    if from_there:
+        return _copy_out(client, kind, from_there, from_path, to_path, archive=archive, follow=follow)
+    if to_there:
+        return _copy_in(client, kind, from_path, to_there, to_path, archive=archive, follow=follow)
+    raise click.ClickException(f"must specify at least one {kind.noun} source")
 
 
 def split_argument(text: str) -> tuple[str, str]:
@@ -125,16 +155,18 @@ def plan_copy(source: End, target: End) -> Plan:
 # --- out of a container ---
 
 
-def _copy_out(client: Client, container: str, path: str, target: str, *, archive: bool, follow: bool) -> int:
+def _copy_out(
+    client: Client, kind: Kind, container: str, path: str, target: str, *, archive: bool, follow: bool
+) -> int:
     if target != "-":
         _check_output(target)
     new_name = ""
     if follow:
-        found = _stat(client, container, path)
+        found = _stat(client, kind, container, path)
         if found is not None and found.mode & _IS_LINK:
             asked, path = path, _follow(path, found.link_target)
             new_name = _base(asked) if _base(asked) != _base(path) else ""
-    with client.stream(routes.CONTAINER_ARCHIVE, query={"path": path}, id=container) as response:
+    with client.stream(kind.get, query={"path": path}, id=container) as response:
         found = decode_path_stat(response.headers.get(PATH_STAT_HEADER.lower(), ""))
         if target == "-":
             for piece in response.iter_bytes():
@@ -177,8 +209,10 @@ def _local(target: str) -> End:
 # --- into a container ---
 
 
-def _copy_in(client: Client, path: str, container: str, target: str, *, archive: bool, follow: bool) -> int:
-    end = _remote(client, container, target)
+def _copy_in(
+    client: Client, kind: Kind, path: str, container: str, target: str, *, archive: bool, follow: bool
+) -> int:
+    end = _remote(client, kind, container, target)
     query: dict[str, str | int | bool | Sequence[str] | None] = {
         "path": end.path,
         "noOverwriteDirNonDir": True,
@@ -193,8 +227,8 @@ def _copy_in(client: Client, path: str, container: str, target: str, *, archive:
         plan = plan_copy(source, end)
         query["path"] = plan.directory
         name = plan.rename(source.new_name or _base(source.path))
-        body = _Counter(pack(local, name))
-    client.do(routes.PUT_CONTAINER_ARCHIVE, query=query, body=body, id=container)
+        body = _Counter(pack(local, name, tar_format=kind.tar_format))
+    client.do(kind.put, query=query, body=body, id=container)
     return body.total
 
 
@@ -216,11 +250,11 @@ def _source(path: str, *, follow: bool) -> tuple[Path, End]:
     return local, End(path=path, is_directory=is_directory, new_name=name)
 
 
-def _remote(client: Client, container: str, path: str) -> End:
-    found = _stat(client, container, path)
+def _remote(client: Client, kind: Kind, container: str, path: str) -> End:
+    found = _stat(client, kind, container, path)
     if found is not None and found.mode & _IS_LINK:
         path = _follow(path, found.link_target)
-        found = _stat(client, container, path)
+        found = _stat(client, kind, container, path)
     if found is None:
         return End(path=path, exists=False)
     if found.mode & _IS_ODD:
@@ -231,10 +265,10 @@ def _remote(client: Client, container: str, path: str) -> End:
 # --- paths ---
 
 
-def _stat(client: Client, container: str, path: str) -> PathStat | None:
+def _stat(client: Client, kind: Kind, container: str, path: str) -> PathStat | None:
     """What is at a path of the container; None when nothing is, or the daemon cannot say: the copy will."""
     try:
-        with client.stream(routes.CONTAINER_ARCHIVE_INFO, query={"path": path}, id=container) as response:
+        with client.stream(kind.stat, query={"path": path}, id=container) as response:
             return decode_path_stat(response.headers.get(PATH_STAT_HEADER.lower(), ""))
     except ApiError:
         return None

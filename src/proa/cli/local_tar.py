@@ -16,9 +16,11 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import click
+
+TarFormat = Literal[0, 1, 2]  # of tarfile: ustar, GNU, pax
 
 PIECE = 1 << 20
 HOLE_MIN = 64 * 1024  # zeros that become a hole
@@ -28,10 +30,13 @@ _ZEROS = bytes(PIECE)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def pack(source: Path, name: str) -> Iterator[bytes]:
+def pack(source: Path, name: str, *, tar_format: TarFormat = tarfile.PAX_FORMAT) -> Iterator[bytes]:
     """Yield the tar of a file or directory, called ``name`` in it. Links are not followed; sockets are left
-    out. Raises ClickException."""
-    yield from _pack(_walk(source, name))
+    out. Raises ClickException.
+
+    :param tar_format: of tarfile; all but pax lose extended attributes and fractions of seconds.
+    """
+    yield from _pack(_walk(source, name), tar_format)
 
 
 def pack_tree(root: Path, keeps: Callable[[str, bool], bool]) -> Iterator[bytes]:
@@ -42,14 +47,14 @@ def pack_tree(root: Path, keeps: Callable[[str, bool], bool]) -> Iterator[bytes]
     yield from _pack(_walk_kept(root, "", keeps))
 
 
-def _pack(files: Iterable[tuple[Path, str]]) -> Iterator[bytes]:
+def _pack(files: Iterable[tuple[Path, str]], tar_format: TarFormat = tarfile.PAX_FORMAT) -> Iterator[bytes]:
     first: dict[tuple[int, int], str] = {}
     for path, arc_name in files:
         try:
             status = path.lstat()
             if stat.S_ISSOCK(status.st_mode):
                 continue
-            yield from _member(path, arc_name, status, first)
+            yield from _member(path, arc_name, status, first, tar_format)
         except OSError as error:
             raise click.ClickException(f"open {path}: {(error.strerror or str(error)).lower()}") from error
     yield bytes(2 * tarfile.BLOCKSIZE)
@@ -106,7 +111,7 @@ def _walk_kept(directory: Path, above: str, keeps: Callable[[str, bool], bool]) 
 
 
 def _member(
-    path: Path, name: str, status: os.stat_result, first: dict[tuple[int, int], str]
+    path: Path, name: str, status: os.stat_result, first: dict[tuple[int, int], str], tar_format: TarFormat
 ) -> Iterator[bytes]:
     info = tarfile.TarInfo(name)
     records: dict[str, str] = {}
@@ -121,7 +126,7 @@ def _member(
         known = first.setdefault((status.st_dev, status.st_ino), name)
         if known != name:
             info.type, info.linkname = tarfile.LNKTYPE, known
-            yield _header(info)
+            yield _header(info, tar_format)
             return
     if kind == stat.S_IFREG:
         with path.open("rb") as file:
@@ -129,7 +134,7 @@ def _member(
             with contextlib.suppress(OSError):
                 value = os.getxattr(file.fileno(), _CAPABILITY)
                 records[_XATTR + _CAPABILITY] = value.decode("utf-8", "surrogateescape")
-            yield _header(info)
+            yield _header(info, tar_format)
             yield from _content(file, info.size)
         return
     if kind == stat.S_IFLNK:
@@ -141,11 +146,11 @@ def _member(
     else:
         info.type = tarfile.CHRTYPE if kind == stat.S_IFCHR else tarfile.BLKTYPE
         info.devmajor, info.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
-    yield _header(info)
+    yield _header(info, tar_format)
 
 
-def _header(info: tarfile.TarInfo) -> bytes:
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+def _header(info: tarfile.TarInfo, tar_format: TarFormat) -> bytes:
+    return info.tobuf(tar_format, "utf-8", "surrogateescape")
 
 
 def _content(file: BinaryIO, size: int) -> Iterator[bytes]:

@@ -60,6 +60,8 @@ _TEXTS: Sequence[tuple[tuple[str, ...], str]] = (
     (("--ip",), "IPv4 address"),
     (("--ipc",), "IPC mode to use"),
     (("--isolation",), "Isolation: container, vm or vm:NAME"),
+    (("--kernel",), "Kernel of a VM of its own: a file on the daemon's host"),
+    (("--kernel-args",), "What follows on the command line of a VM's kernel"),
     (("--log-driver",), "Logging driver for the container"),
     (("--mac-address",), "Container MAC address"),
     (("-m", "--memory"), "Memory limit"),

@@ -114,7 +114,8 @@ def _host_config(flags: Flags, bindings: Any, binds: Sequence[str]) -> HostConfi
         extra_hosts=list(flags["add_host"]) or None,
         group_add=list(flags["group_add"]) or None,
         sysctls=values.parse_labels(flags["sysctl"]) or None,
-        annotations={**values.parse_labels(flags["annotation"]), **on_failure(flags)} or None,
+        annotations={**values.parse_labels(flags["annotation"]), **on_failure(flags), **_kernel(flags)}
+        or None,
         storage_opt=values.parse_labels(flags["storage_opt"]) or None,
         volumes_from=list(flags["volumes_from"]) or None,
         volume_driver=flags["volume_driver"] or "",
@@ -128,6 +129,11 @@ def _host_config(flags: Flags, bindings: Any, binds: Sequence[str]) -> HostConfi
         cgroupns_mode=flags["cgroupns"] or "",
         cgroup_parent=flags["cgroup_parent"] or "",
     )
+
+
+def _kernel(flags: Flags) -> dict[str, str]:
+    asked = {"proa.vm.kernel": flags["kernel"], "proa.vm.kernel-args": flags["kernel_args"]}
+    return {name: value for name, value in asked.items() if value}
 
 
 def _networking(flags: Flags) -> NetworkingConfig | None:

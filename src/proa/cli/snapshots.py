@@ -13,7 +13,7 @@ import click
 
 from proa.cli.context import for_each, get_client
 from proa.cli.table import print_rows
-from proa.cli.times import format_size
+from proa.cli.times import format_since, format_size
 from proa.wire import own_routes as routes
 from proa.wire.containers import ContainerCreated
 from proa.wire.snapshots import SnapshotSummary
@@ -22,7 +22,7 @@ _COLUMNS = (
     ("SNAPSHOT", "Name"),
     ("CONTAINER", "Container"),
     ("IMAGE", "Image"),
-    ("CREATED", "Created"),
+    ("CREATED", "CreatedSince"),
     ("SIZE", "Size"),
 )
 _PIECE = 1 << 20
@@ -64,7 +64,8 @@ def list_(ctx: click.Context, container: str, quiet: bool, template: str | None)
             "Name": one.name,
             "Container": one.container,
             "Image": one.image,
-            "Created": one.created,
+            "CreatedSince": format_since(one.created),
+            "CreatedAt": one.created,
             "Size": format_size(one.size),
         }
         for one in found

@@ -35,6 +35,11 @@ def format_ago(then_s: float, now_s: float | None = None) -> str:
     return f"{format_duration((time.time() if now_s is None else now_s) - then_s)} ago"
 
 
+def format_since(moment: str) -> str:
+    """``format_ago`` of a time as the API writes it. Raises ValueError."""
+    return format_ago(parse_time(moment) / 1e9)
+
+
 def format_duration(seconds: float) -> str:
     """Return a duration in the largest unit that fits, in docker's words."""
     minutes, hours = int(seconds / 60), int(seconds / 3600 + 0.5)  # hours are rounded, as docker does

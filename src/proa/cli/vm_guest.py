@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import os
 import sys
+import tarfile
 from pathlib import Path
 
 import click
 
 from proa.cli.context import get_client
+from proa.cli.copying import Kind, copy, report
 from proa.cli.table import print_rows
 from proa.cli.terminal import is_terminal, pump, raw_terminal
 from proa.cli.times import format_size
@@ -17,6 +19,14 @@ from proa.wire import vm_routes as routes
 from proa.wire.detach import parse_detach_keys
 from proa.wire.vms import Vm, VmExec, VmExecResult, VmStats, VmVnc
 
+# GNU's format: busybox's tar, which small guests have, does not read the long names of pax.
+_GUEST = Kind(
+    noun="virtual machine",
+    stat=routes.VM_ARCHIVE_INFO,
+    get=routes.VM_ARCHIVE,
+    put=routes.VM_PUT_ARCHIVE,
+    tar_format=tarfile.GNU_FORMAT,
+)
 CONSOLE_KEYS = "ctrl-]"  # as virsh; the daemon looks for ctrl-p,ctrl-q as well
 
 
@@ -134,7 +144,8 @@ def ssh(ctx: click.Context, name: str, user: str, command: tuple[str, ...]) -> N
 @click.command("exec", context_settings={"ignore_unknown_options": True})
 @click.option("-e", "--env", multiple=True, metavar="KEY=VALUE", help="Set environment variables")
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input, read to its end first")
-@click.option("-t", "--timeout", type=int, default=60, help="Seconds to wait for it [60]")
+@click.option("-t", "--tty", is_flag=True, help="Refused: ssh and console have a terminal")
+@click.option("--timeout", type=int, default=60, help="Seconds to wait for it [60]")
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
@@ -144,9 +155,14 @@ def exec_(
     command: tuple[str, ...],
     env: tuple[str, ...],
     interactive: bool,
+    tty: bool,
     timeout: int,
 ) -> None:
     """Run COMMAND in a guest by its qemu-guest-agent, and print what it wrote when it has ended."""
+    if tty:
+        raise click.ClickException(
+            f"the guest agent has no terminals: use `proa vm ssh {name}` or `proa vm console {name}`"
+        )
     body = VmExec(
         cmd=list(command),
         env=list(env) or None,
@@ -162,4 +178,22 @@ def exec_(
     raise click.exceptions.Exit(done.exit_code)
 
 
-COMMANDS = (console, logs, screenshot, vnc, stats, port, ssh, exec_)
+@click.command()
+@click.option("-a", "--archive", is_flag=True, help="Archive mode (copy all uid/gid information)")
+@click.option("-L", "--follow-link", is_flag=True, help="Always follow symbol link in SRC_PATH")
+@click.option(
+    "-q", "--quiet", is_flag=True, default=None, help="Suppress the last line [when stdout is no terminal]"
+)
+@click.argument("source")
+@click.argument("target")
+@click.pass_context
+def cp(
+    ctx: click.Context, source: str, target: str, archive: bool, follow_link: bool, quiet: bool | None
+) -> None:
+    """Copy files between a guest (NAME:PATH), by its qemu-guest-agent, and this machine; - is a tar on stdin
+    or stdout."""
+    size = copy(get_client(ctx), _GUEST, source, target, archive=archive, follow=follow_link)
+    report(size, source, target, quiet=quiet)
+
+
+COMMANDS = (cp, console, logs, screenshot, vnc, stats, port, ssh, exec_)

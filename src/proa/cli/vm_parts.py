@@ -8,7 +8,7 @@ import click
 from proa.cli import values
 from proa.cli.context import get_client
 from proa.cli.table import print_rows
-from proa.cli.times import format_size
+from proa.cli.times import format_since, format_size
 from proa.cli.vm_flags import parse_disk, parse_nic
 from proa.wire import vm_routes as routes
 from proa.wire.vms import VmDiskAdded, VmDiskResize, VmSnapshot, VmSnapshotSave
@@ -39,12 +39,12 @@ def snapshot_list(ctx: click.Context, name: str) -> None:
     rows = [
         {
             "Name": one.name,
-            "Created": one.created,
+            "CreatedSince": format_since(one.created),
             "Memory": format_size(one.memory_bytes) if one.memory_bytes else "none",
         }
         for one in found
     ]
-    print_rows(rows, (("NAME", "Name"), ("CREATED", "Created"), ("MEMORY", "Memory")), None)
+    print_rows(rows, (("NAME", "Name"), ("CREATED", "CreatedSince"), ("MEMORY", "Memory")), None)
 
 
 @snapshot.command("restore")
@@ -78,7 +78,7 @@ def disk() -> None:
 @click.argument("what", metavar="[NAME=]IMAGE[:SIZE]|[NAME=]SIZE")
 @click.pass_context
 def disk_add(ctx: click.Context, name: str, what: str) -> None:
-    """Give a stopped machine one more disk."""
+    """Give a machine one more disk, while it runs too."""
     client = get_client(ctx)
     click.echo(client.call(routes.VM_DISK_ADD, body=parse_disk(what), returns=VmDiskAdded, id=name).name)
 
@@ -99,7 +99,7 @@ def disk_resize(ctx: click.Context, name: str, disk: str, size: str) -> None:
 @click.argument("disk")
 @click.pass_context
 def disk_remove(ctx: click.Context, name: str, disk: str) -> None:
-    """Remove a disk of a stopped machine, with all that is on it."""
+    """Remove a disk, with all that is on it; of a running machine one that was added since its start."""
     get_client(ctx).do(routes.VM_DISK_DELETE, id=name, disk=disk)
 
 

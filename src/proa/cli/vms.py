@@ -62,6 +62,7 @@ def vm() -> None:
 @click.option("--package", "packages", multiple=True, help="cloud-init: package to install")
 @click.option("--user-data", default="", metavar="FILE", help="cloud-init: a whole document")
 @click.option("--cloud-init", is_flag=True, help="cloud-init: host name only")
+@click.option("--tpm", is_flag=True, help="A TPM 2.0")
 @click.option("--headless", is_flag=True, help="No display, no VNC: a serial console only")
 @click.option("--autostart", is_flag=True, help="Start it when the host has started")
 @click.option("-l", "--label", multiple=True, metavar="KEY=VALUE", help="Set metadata")
@@ -93,6 +94,7 @@ def create(ctx: click.Context, /, **flags: Any) -> None:  # Any: click's values,
         hostname=flags["hostname"],
         autostart=flags["autostart"],
         headless=flags["headless"],
+        tpm=flags["tpm"],
         labels=values.parse_labels(flags["label"]) or None,
     )
     client = get_client(ctx)

@@ -125,6 +125,8 @@ class Creation:
         with _missing_is_invalid():
             self._userns.check(host, self._registry.get, is_able=maps_ids)
         self._hulls.check_endpoints(runtime, networking.values())
+        for network in networking:
+            self._hulls.check_network(runtime, self._networks.get(network))
         self._check_files(host)
         check_bind_sources(points, host, self._userns.remap if maps_ids and not host.userns_mode else None)
         container_id = ContainerId(new_id())

@@ -18,7 +18,9 @@ from proa.engine.taskspec import build_mounts
 from proa.engine.together import machine_of
 from proa.model.config import EndpointSettings, HostConfig
 from proa.model.errors import FeatureMissing, InvalidParameter
+from proa.model.network import Network
 from proa.model.task import NetworkKind
+from proa.network.request import PARENT_DRIVERS
 from proa.runtime.seam import Asked, Runtime
 
 ISOLATION_VM = "vm"
@@ -120,22 +122,23 @@ class Hulls:
             minimum = features.min_memory_bytes // (1024 * 1024)
             raise FeatureMissing(runtime, f"a memory limit below {minimum}MB", "its kernel would not boot")
 
+    def check_network(self, runtime: str, network: Network) -> None:
+        """Raise FeatureMissing for a network that only a device in a namespace of the host's can be on."""
+        if self[runtime].features.network is NetworkKind.TAP and network.driver in PARENT_DRIVERS:
+            raise FeatureMissing(
+                runtime,
+                f"network {network.name} of driver {network.driver}",
+                "its network card is a tap, which is plugged into a bridge",
+            )
+
     def check_endpoints(self, runtime: str, endpoints: Iterable[EndpointSettings]) -> None:
-        """Raise FeatureMissing for more networks than a container may be on, and for what can only be given
-        to a device in a namespace of the host's."""
+        """Raise FeatureMissing for more networks than a container may be on."""
         endpoints = tuple(endpoints)
         most = self[runtime].features.most_networks
         if most and len(endpoints) > most:
             raise FeatureMissing(
                 runtime, f"more than {most} network", "a container in a shared virtual machine has one card"
             )
-        if self[runtime].features.network is NetworkKind.NAMESPACE:
-            return
-        for endpoint in endpoints:
-            if endpoint.ipam_config and endpoint.ipam_config.link_local_i_ps:
-                raise FeatureMissing(
-                    runtime, "IPAMConfig.LinkLocalIPs", "its agent gives an interface one address a family"
-                )
 
     def check_joined(self, runtime: str, host: HostConfig, other: Container) -> None:
         """Raise InvalidParameter when a container's network is out of reach of one in a virtual machine, or

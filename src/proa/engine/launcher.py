@@ -20,6 +20,7 @@ import anyio.to_thread
 from proa.engine.container import Container, MountPoint
 from proa.engine.isolation import Hulls
 from proa.engine.links import host_names, link_env, linked, live_links
+from proa.engine.live_networks import LiveNetworks
 from proa.engine.mounts import ALONE
 from proa.engine.networking import endpoint_requests, endpoint_sysctls
 from proa.engine.ports import parse_ports
@@ -67,6 +68,7 @@ class Launcher:
         self._roots = roots
         self._networks = networks
         self._volumes = volumes
+        self.live_networks = LiveNetworks(networks, hulls)
 
     async def launch(self, unit: Unit, container: Container) -> Launched:
         """Make and start the task; the clients attached ahead are connected before the program begins.
@@ -155,6 +157,12 @@ class Launcher:
                 container.runtime,
                 f"copying or saving a running container with a volume or bind mount ({', '.join(shared)})",
                 "what its programs have open there is known to the server of these files alone",
+            )
+        if container.host_config.privileged:
+            raise FeatureMissing(
+                container.runtime,
+                "copying or saving a running privileged container",
+                "the modules of its kernel come from a server of files, too",
             )
         return runtime
 
@@ -250,15 +258,6 @@ class Launcher:
         for name in {point.name for point in container.mounts if point.type == "volume"} - used:
             with contextlib.suppress(NotFound):
                 await self._volumes.unmount(name)
-
-    def check_live_networks(self, container: Container) -> None:
-        """Raise FeatureMissing for a running container whose networks cannot change."""
-        if self._hulls[container.runtime].features.network is not NetworkKind.NAMESPACE:
-            raise FeatureMissing(
-                container.runtime,
-                "connecting or disconnecting a running container",
-                "its network cards are fixed when it starts: stop it, change them, and start it again",
-            )
 
     async def update_files(self, task: Task, before: Container, after: Container) -> None:
         """Make a running container's /etc/hosts and /etc/resolv.conf tell of the networks it is on now.

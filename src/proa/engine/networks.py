@@ -48,6 +48,7 @@ class Networks:
         launcher: Launcher,
         events: EventBus,
     ) -> None:
+        self._live = launcher.live_networks
         self._launcher = launcher
         self._store = store
         self._registry = registry
@@ -108,7 +109,8 @@ class Networks:
     async def connect(self, ref: str, container_ref: str, settings: EndpointSettings) -> None:
         """Let a container join a network: at once when it runs, else at its next start.
 
-        Raises NoSuchNetwork, NoSuchContainer, Forbidden, InvalidParameter, FeatureMissing (a running VM).
+        Raises NoSuchNetwork, NoSuchContainer, Forbidden, InvalidParameter, FeatureMissing (a running VM that
+        has no card to spare, or a network that a VM cannot be on).
         """
         network = self._store.get(ref)
         unit = self._units[self._registry.get(container_ref).id]
@@ -116,6 +118,7 @@ class Networks:
             with self._units.checked(unit):
                 container = self._registry.get(unit.id)
             _check_modes(container, network)
+            self._live.check(container.runtime, network)
             if network.name in container.networking:
                 raise Forbidden(
                     f"endpoint with name {container.name} already exists in network {network.name}"
@@ -127,10 +130,9 @@ class Networks:
             *_others, wanted = endpoint_requests(networking)
             connected = replace(container, networking=networking)
             if container.is_alive:
-                self._launcher.check_live_networks(container)
                 check_live_options(settings)
                 ports = parse_ports(container.config, container.host_config)
-                attached = await self._store.connect(container.id, wanted, ports)
+                attached = await self._live.connect(unit, container, wanted, ports)
                 connected = replace(connected, endpoints=attached.endpoints, ports=attached.ports)
             else:
                 self._store.check(container.id, wanted)
@@ -141,7 +143,7 @@ class Networks:
     async def disconnect(self, ref: str, container_ref: str, *, force: bool = False) -> None:
         """Take a container off a network. ``force`` makes no difference: nothing is left behind either way.
 
-        Raises NoSuchNetwork, NoSuchContainer, NotFound, FeatureMissing (a running VM).
+        Raises NoSuchNetwork, NoSuchContainer, NotFound.
         """
         del force
         network = self._store.get(ref)
@@ -155,11 +157,10 @@ class Networks:
                 raise NotFound(f"container {container.id} is not connected to network {network.name}")
             networking = {name: value for name, value in container.networking.items() if name != network.name}
             disconnected = replace(container, networking=networking)
-            if container.is_alive:
-                self._launcher.check_live_networks(container)
-                if any(endpoint.network_id == network.id for endpoint in container.endpoints):
-                    attached = await self._store.disconnect(container.id, network.id)
-                    disconnected = replace(disconnected, endpoints=attached.endpoints, ports=attached.ports)
+            is_on = any(endpoint.network_id == network.id for endpoint in container.endpoints)
+            if container.is_alive and is_on:
+                attached = await self._live.disconnect(unit, container, network.id)
+                disconnected = replace(disconnected, endpoints=attached.endpoints, ports=attached.ports)
             self._registry.put(disconnected)
             await self._tell_of_change(unit, container, disconnected)
         self._publish("disconnect", network, container=container.id)

@@ -16,6 +16,7 @@ import anyio
 from proa.engine.container import Container, State
 from proa.engine.isolation import Hulls
 from proa.engine.lifecycle import Lifecycle
+from proa.engine.live_networks import LiveNetworks
 from proa.engine.log_shipping import LogShipping
 from proa.engine.registry import Registry
 from proa.engine.removal import Removal
@@ -25,6 +26,7 @@ from proa.image.images import Images
 from proa.model.errors import EngineError
 from proa.model.task import RootfsKind
 from proa.network.networks import Networks
+from proa.runtime.seam import Task
 from proa.storage.rootfs import Roots
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Restore:
         self._lifecycle = lifecycle
         self._removal = removal
         self._networks = networks
+        self._live = LiveNetworks(networks, hulls)
         self._images = images
         self._roots = roots
         self._lost: set[str] = set()  # that ran until the host went down
@@ -83,6 +86,16 @@ class Restore:
         await self._networks.cleanup([*attached, *self.attached_elsewhere()])
         await self._images.release_all_but([container.id for container in self._registry])
 
+    async def _settle_networks(self, container: Container, task: Task) -> None:
+        """Finish, or undo, a connection or disconnection that the death of the daemon has cut in two."""
+        try:
+            settled = await self._live.settle(container, task)
+        except (EngineError, OSError) as error:
+            log.warning("networks of container %s: %s", container.id, error)
+            return
+        if settled != container:
+            self._registry.put(settled)
+
     async def start_wanted(self) -> None:
         """Start what restart policies ask for after a reboot."""
         for container in self._registry:
@@ -104,6 +117,7 @@ class Restore:
             task = None if runtime is None else await runtime.find(container.id)
             if container.is_alive and task is not None and not container.for_build:
                 self._lifecycle.adopt(self._units[container.id], task)
+                await self._settle_networks(container, task)
                 if container.state is State.PAUSED and container.passing_pause:
                     await self._lifecycle.unpause(container.id)
                 return

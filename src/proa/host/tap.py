@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import struct
 
 _TUN = "/dev/net/tun"
@@ -45,6 +46,21 @@ def create_tap(name: str, *, owner: int | None = None, vnet_hdr: bool = True) ->
         fcntl.ioctl(device, TUNSETPERSIST, 1)
     finally:
         os.close(device)
+
+
+def open_tap(name: str) -> int:
+    """Open the end of a tap that exists, for frames without a virtio header; return the descriptor.
+
+    :raises OSError: there is no such device, or somebody has it open.
+    """
+    device = _open()
+    try:
+        socket.if_nametoindex(name)  # the kernel would make one that is not there
+        fcntl.ioctl(device, TUNSETIFF, _IFREQ.pack(name.encode(), IFF_TAP | IFF_NO_PI))
+    except OSError as error:
+        os.close(device)
+        raise OSError(error.errno, f"open tap {name}: {error.strerror}") from error
+    return device
 
 
 def _open() -> int:

@@ -58,23 +58,8 @@ async def run_in_guest(
     """
     if not command or len(stdin) > MAX_INPUT_BYTES:
         raise InvalidParameter(f"a command, and at most {MAX_INPUT_BYTES} bytes of input, are needed")
-    async with _conversation(path) as agent:
-        wanted: Answer = {
-            "path": command[0],
-            "arg": list(command[1:]),
-            "env": list(env),
-            "capture-output": True,
-        }
-        if stdin:
-            wanted["input-data"] = base64.b64encode(stdin).decode()
-        pid = (await agent.ask("guest-exec", wanted)).get("pid")
-        with anyio.move_on_after(timeout_s):
-            for round_ in range(1 << 62):
-                status = await agent.ask("guest-exec-status", {"pid": pid})
-                if status.get("exited"):
-                    return _result_of(status)
-                await anyio.sleep(_POLL_S[min(round_, len(_POLL_S) - 1)])
-    raise Unavailable(f"the command did not end within {timeout_s:g} s; it goes on in the guest")
+    async with conversation(path) as agent:
+        return await agent.run(command, env=env, stdin=stdin, timeout_s=timeout_s)
 
 
 @asynccontextmanager
@@ -86,13 +71,13 @@ async def frozen(path: Path) -> AsyncIterator[None]:
     """
     async with AsyncExitStack() as stack:
         with contextlib.suppress(EngineError):
-            agent = await stack.enter_async_context(_conversation(path))
+            agent = await stack.enter_async_context(conversation(path))
             stack.push_async_callback(_thaw, agent)
             await agent.ask("guest-fsfreeze-freeze", {})
         yield
 
 
-async def _thaw(agent: _Agent) -> None:
+async def _thaw(agent: Agent) -> None:
     with anyio.CancelScope(shield=True), contextlib.suppress(EngineError):
         await agent.ask("guest-fsfreeze-thaw", {})
 
@@ -110,7 +95,7 @@ def _result_of(status: Answer) -> GuestResult:
         raise Internal(f"the guest agent answers nonsense: {error}") from error
 
 
-class _Agent:
+class Agent:
     """One conversation."""
 
     def __init__(self, link: socket.socket) -> None:
@@ -133,8 +118,38 @@ class _Agent:
                 "no guest agent answers: it is not running in the guest (apt install qemu-guest-agent there)"
             ) from None
 
+    async def run(
+        self, command: Sequence[str], *, env: Sequence[str] = (), stdin: bytes = b"", timeout_s: float
+    ) -> GuestResult:
+        """Run a command in the guest and wait for its end. Raises InvalidParameter, Unavailable."""
+        wanted: Answer = {
+            "path": command[0],
+            "arg": list(command[1:]),
+            "env": list(env),
+            "capture-output": True,
+        }
+        if stdin:
+            wanted["input-data"] = base64.b64encode(stdin).decode()
+        pid = (await self.ask("guest-exec", wanted)).get("pid")
+        with anyio.move_on_after(timeout_s):
+            for round_ in range(1 << 62):
+                status = await self.ask("guest-exec-status", {"pid": pid})
+                if status.get("exited"):
+                    return _result_of(status)
+                await anyio.sleep(_POLL_S[min(round_, len(_POLL_S) - 1)])
+        raise Unavailable(f"the command did not end within {timeout_s:g} s; it goes on in the guest")
+
     async def ask(self, command: str, arguments: Answer) -> Answer:
-        """Run one of the agent's commands. Raises InvalidParameter when the agent refuses, Unavailable."""
+        """Run one of the agent's commands; an answer that is no object counts as an empty one.
+
+        :raises InvalidParameter: the agent refuses.
+        :raises Unavailable: it does not answer, or has gone.
+        """
+        found = await self.call(command, arguments)
+        return found if isinstance(found, dict) else {}
+
+    async def call(self, command: str, arguments: Answer) -> object:
+        """As ``ask``, for commands whose answer is something else."""
         try:
             with anyio.fail_after(ANSWER_TIMEOUT_S):
                 await self._send(msgspec.json.encode({"execute": command, "arguments": arguments}) + b"\n")
@@ -145,8 +160,7 @@ class _Agent:
             error = answer["error"]
             said = error.get("desc") if isinstance(error, dict) else None
             raise InvalidParameter(f"the guest: {said or 'refused'}")
-        found = answer.get("return")
-        return found if isinstance(found, dict) else {}
+        return answer.get("return")
 
     async def _answer(self) -> Answer:
         line = await self._read_past(b"\n")
@@ -185,7 +199,8 @@ class _Agent:
 
 
 @asynccontextmanager
-async def _conversation(path: Path) -> AsyncIterator[_Agent]:
+async def conversation(path: Path) -> AsyncIterator[Agent]:
+    """Speak with the agent behind a socket. Raises Conflict when none answers, Unavailable."""
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         try:
@@ -193,7 +208,7 @@ async def _conversation(path: Path) -> AsyncIterator[_Agent]:
         except OSError as error:
             raise Unavailable(f"cannot reach the guest agent's line: {error}") from error
         link.setblocking(False)
-        agent = _Agent(link)
+        agent = Agent(link)
         await agent.synchronise()
         yield agent
     finally:

@@ -3,7 +3,7 @@
 
     machine.json       what it is, and the name, digest and size of every file that follows
     <disk>.qcow2       its disks, without snapshots and holes
-    kernel, initrd, firmware, variables.fd    when it has them
+    kernel, initrd, firmware, variables.fd, tpm2-00.permall    when it has them
 
 A tar, which may be compressed when it is read. What is in one is a stranger's: names are only keys, digests
 and sizes must be those of ``machine.json``, and disks are rewritten as any stranger's image is.

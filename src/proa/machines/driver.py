@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from proa.machines import images, running, seed
+from proa.machines import images, running, seed, tpm
 from proa.machines.agent import frozen
 from proa.machines.archive import files_of
 from proa.machines.copying import copy_disks, has_agent
@@ -76,6 +76,10 @@ class Driver:
             raise InvalidParameter(f"unknown architecture {architecture!r}: {', '.join(BOARDS)} are known")
         self._find_qemu(architecture)
         _firmware_files(config)
+        if config.tpm:
+            if not BOARDS[architecture].tpm:
+                raise InvalidParameter(f"{architecture} machines have no TPM")
+            tpm.check_installed()
 
     # --- files ---
 
@@ -138,6 +142,12 @@ class Driver:
         names = ("kernel", "initrd", "firmware", "variables.fd")
         return [path for name in names if (path := data / name).exists()]
 
+    def copy_tpm(self, machine: Machine, folder: Path) -> list[Path]:
+        """Copy what the TPM keeps, if anything, into a folder; return the copies. Raises InvalidParameter."""
+        target = folder / tpm.STATE
+        has_state = machine.config.tpm and tpm.save_state(self.home(machine.id).tpm, target)
+        return [target] if has_state else []
+
     async def fork(self, source: Machine, machine: Machine) -> None:
         """Make the files of a new machine from those of another.
 
@@ -181,6 +191,8 @@ class Driver:
                     raise InvalidParameter(
                         f"the firmware's variables have {found} bytes, this host's firmware wants {expected}"
                     )
+            if config.tpm and tpm.STATE in files:
+                tpm.load_state(machine.id, files[tpm.STATE], home.tpm)
             await self._make_seed(machine)
         except BaseException:
             home.remove()
@@ -270,7 +282,12 @@ class Driver:
         self.check(machine.config)
         home = self.home(machine.id)
         self.checked_disks(machine)
-        return await running.launch(machine.id, home, lambda sockets: self._plan(machine, nics, sockets))
+        return await running.launch(
+            machine.id,
+            home,
+            lambda sockets: self._plan(machine, nics, sockets),
+            with_tpm=machine.config.tpm,
+        )
 
     def find(self, machine_id: MachineId) -> RunningMachine | None:
         """Take up what an earlier daemon has started."""

@@ -5,6 +5,7 @@
         <disk>.qcow2                 its disks
         kernel, initrd, firmware     copies of what the user named
         variables.fd                 of UEFI
+        tpm/                         what its TPM keeps; the TPM's own
         seed.iso                     for cloud-init
         cdrom.iso                    an installer that was fetched; others lie where they lie
         console.log, console.log.1   what the serial console printed, bounded
@@ -70,6 +71,10 @@ class MachineHome:
     @property
     def variables(self) -> Path:
         return self.data / "variables.fd"
+
+    @property
+    def tpm(self) -> Path:
+        return self.data / "tpm"
 
     @property
     def monitor(self) -> Path:

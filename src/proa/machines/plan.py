@@ -18,6 +18,7 @@ from proa.runtime.vm.machine import RunAs
 
 MIB = 1024 * 1024
 TB_CACHE_MIB = 256  # of translated code under TCG; the default would be a quarter of the host's memory
+HOT_PORTS = 4  # places for disks that come while it runs; firmware looks at each at every start
 VNC_PORTS = 1000  # displays that are tried, from 5900 on
 
 
@@ -28,6 +29,8 @@ class Board:
     :ivar cpu: the model under emulation.
     :ivar display: the graphics card, as words of the command line.
     :ivar cdrom: the device that an ISO image lies in.
+    :ivar ports_slot: of the PCI bus, where the ports for disks are that come later: its last that is free.
+    :ivar tpm: the device that a TPM is; "": there is none.
     """
 
     program: str
@@ -36,6 +39,8 @@ class Board:
     cpu: str
     display: tuple[str, ...]
     cdrom: tuple[str, ...]
+    ports_slot: int = 0x1F
+    tpm: str = ""
 
 
 _SCSI_CDROM = ("-device", "virtio-scsi-pci,id=scsi", "-device", "scsi-cd,bus=scsi.0,drive=cdrom")
@@ -48,6 +53,8 @@ BOARDS = {
         cpu="max",
         display=("-vga", "std", "-device", "qemu-xhci", "-device", "usb-tablet"),
         cdrom=("-device", "ide-cd,bus=ide.0,drive=cdrom"),
+        ports_slot=0x1E,  # in the last are the board's own devices
+        tpm="tpm-crb",
     ),
     "aarch64": Board(
         program="qemu-system-aarch64",
@@ -56,6 +63,7 @@ BOARDS = {
         cpu="max",
         display=_GPU,
         cdrom=_SCSI_CDROM,
+        tpm="tpm-tis-device",
     ),
     "riscv64": Board(
         program="qemu-system-riscv64",
@@ -98,12 +106,13 @@ class Nic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sockets:
-    """Descriptors of listening unix sockets that QEMU inherits."""
+    """Descriptors of unix sockets that QEMU inherits: listening ones, and one that a TPM is behind."""
 
     monitor: int
     events: int
     console: int
     agent: int
+    tpm: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +155,8 @@ def render(plan: Plan) -> list[str]:
         *(word for number, drive in enumerate(plan.drives, 1) for word in _drive(number, drive)),
         *_cdrom(plan),
         *(word for number, nic in enumerate(plan.nics) for word in _nic(number, nic)),
+        *_ports(plan),
+        *_tpm(plan),
         *_display(plan),
     ]
 
@@ -248,6 +259,35 @@ def _nic(number: int, nic: Nic) -> Iterator[str]:
     )
     # romfile: no boot from the network, whose ROM is a package of its own
     yield from ("-device", option("virtio-net-pci", netdev=f"net{number}", mac=nic.mac, romfile=""))
+
+
+def hot_port(place: int) -> str:
+    """The id of a port for a disk that comes later."""
+    return f"port{place}"
+
+
+def hot_device(place: int) -> str:
+    """The id of what is in such a port."""
+    return f"hot{place}"
+
+
+def _ports(plan: Plan) -> Iterator[str]:
+    slot = BOARDS[plan.architecture].ports_slot
+    for place in range(HOT_PORTS):
+        address = f"{slot:#x}.{place}"
+        values: dict[str, str | int] = {"bus": "pcie.0", "addr": address, "multifunction": "on"}
+        yield from (
+            "-device",
+            option("pcie-root-port", id=hot_port(place), chassis=place + 1, port=place, **values),
+        )
+
+
+def _tpm(plan: Plan) -> Iterator[str]:
+    if plan.sockets.tpm is None:
+        return
+    yield from ("-chardev", option("socket", id="tpm", fd=plan.sockets.tpm))
+    yield from ("-tpmdev", option("emulator", id="tpm0", chardev="tpm"))
+    yield from ("-device", option(BOARDS[plan.architecture].tpm, tpmdev="tpm0"))
 
 
 def _display(plan: Plan) -> Iterator[str]:

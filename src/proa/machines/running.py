@@ -13,8 +13,9 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from proa.host.cgroup import Cgroup, get_hierarchies
 from proa.host.cgroup_usage import Usage
 from proa.host.process import Spawned
 from proa.machines import plan as plans
+from proa.machines import tpm
 from proa.machines.agent import GuestResult, run_in_guest
 from proa.machines.console import BoundedLog, ConsoleStdio, SerialConsole
 from proa.machines.home import MachineHome
@@ -45,6 +47,7 @@ VNC_PASSWORD_LENGTH = 8  # of RFC 6143, 7.2.2: DES takes no more
 VNC_PASSWORD_S = 60  # in which a connection must begin
 
 _PASSWORD_LETTERS = string.ascii_letters + string.digits
+_SAID_WHEN_WELL = ("VNC server running on", "swtpm: Data client disconnected")
 # Causes of SHUTDOWN, in words. Source: QEMU QAPI, ShutdownCause.
 _CAUSES = {
     "guest-shutdown": "the guest powered off",
@@ -96,6 +99,7 @@ class RunningMachine:
         self._cause = ""
         self._is_speaking = False
         self.kill_wanted = False
+        self.tpm: Spawned | None = None  # when this daemon has started it; it ends when QEMU does
         self.ended = anyio.Event()
         self.on_event: Callable[[str, Event], None] = lambda name, data: None
 
@@ -126,6 +130,8 @@ class RunningMachine:
 
     async def release(self) -> None:
         """Take away what the run had on the host. Idempotent."""
+        if self.tpm is not None:
+            await self.tpm.stop()
         await _release(self.id, self.home)
 
     async def power_down(self) -> None:
@@ -177,13 +183,17 @@ class RunningMachine:
         self, command: Sequence[str], *, env: Sequence[str], stdin: bytes, timeout_s: float
     ) -> GuestResult:
         """Run a command by the guest's agent. Raises as ``agent.run_in_guest``."""
+        with self.speaking() as path:
+            return await run_in_guest(path, command, env=env, stdin=stdin, timeout_s=timeout_s)
+
+    @contextlib.contextmanager
+    def speaking(self) -> Iterator[Path]:
+        """Have the guest's agent for oneself; yields its socket. Raises Conflict while another has it."""
         if self._is_speaking:
             raise Conflict("another command is being run by the guest's agent: it runs one at a time")
         self._is_speaking = True
         try:
-            return await run_in_guest(
-                self.home.run / "agent", command, env=env, stdin=stdin, timeout_s=timeout_s
-            )
+            yield self.home.run / "agent"
         finally:
             self._is_speaking = False
 
@@ -252,18 +262,22 @@ class RunningMachine:
 
 
 async def launch(
-    machine_id: MachineId, home: MachineHome, make_plan: Callable[[Sockets], Plan]
+    machine_id: MachineId, home: MachineHome, make_plan: Callable[[Sockets], Plan], *, with_tpm: bool = False
 ) -> RunningMachine:
-    """Start QEMU and wait until it answers, with everything open.
+    """Start QEMU, and its TPM, and wait until it answers, with everything open.
 
     :raises StartFailed: QEMU ended or does not answer; its last words are in the message, nothing is left.
     """
     home.create_run()
     with contextlib.ExitStack() as files:
         sockets = {}
+        far = -1
         for name in ("monitor", "events", "console", "agent"):
             link = files.enter_context(qemu.listen(home.run / name))
             sockets[name] = link.fileno()
+        if with_tpm:
+            near, far = (files.enter_context(link).fileno() for link in socket.socketpair())
+            sockets["tpm"] = near
         log = os.open(home.run / "qemu.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         files.callback(os.close, log)
         child = process.spawn_now(
@@ -274,12 +288,22 @@ async def launch(
             pass_fds=list(sockets.values()),
             start_new_session=True,
         )
-    running = RunningMachine(machine_id, home, HostProcess.of_child(child), child)
+        running = RunningMachine(machine_id, home, HostProcess.of_child(child), child)
+        if with_tpm:
+            # After QEMU: it waits for its TPM and ends when nobody is there, but a TPM waits for ever.
+            try:
+                running.tpm = tpm.spawn(machine_id, home.tpm, link=far, log=log)
+            except BaseException:
+                await _undo(running)
+                raise
     try:
         home.write_process(Pid(pid=running.pid, start_time=running.start_time))
         cgroup = Cgroup(cgroup_path(machine_id), get_hierarchies())
         cgroup.create()
         await anyio.to_thread.run_sync(cgroup.attach, running.pid)
+        if running.tpm is not None:
+            with contextlib.suppress(EngineError, OSError):  # it has ended: QEMU will tell
+                await anyio.to_thread.run_sync(cgroup.attach, running.tpm.pid)
         with anyio.fail_after(START_TIMEOUT_S):
             await running.is_paused()
     except (EngineError, TimeoutError) as error:
@@ -319,7 +343,7 @@ async def _release(machine_id: MachineId, home: MachineHome) -> None:
 def _words_of(home: MachineHome) -> str:
     """The end of what QEMU wrote to stderr, without what it says of itself when all is well."""
     lines = qemu.log_tail(home.run).splitlines()
-    return "\n".join(line for line in lines if not line.startswith("VNC server running on"))
+    return "\n".join(line for line in lines if not line.startswith(_SAID_WHEN_WELL))
 
 
 async def _undo(running: RunningMachine) -> str:

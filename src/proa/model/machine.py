@@ -86,6 +86,7 @@ class MachineConfig(ApiStruct, frozen=True, kw_only=True):
     :ivar image_disk_size: bytes of that disk; 0 lets proa choose.
     :ivar cmd: what an ``image`` runs, in place of its own kernel, init or command.
     :ivar nics: None: one on the default network; []: none.
+    :ivar tpm: a TPM 2.0, whose state stays with the machine.
     :ivar headless: no display, no VNC; firmware then speaks on the serial console.
     """
 
@@ -107,6 +108,7 @@ class MachineConfig(ApiStruct, frozen=True, kw_only=True):
     hostname: str = ""
     autostart: bool = False
     headless: bool = False
+    tpm: bool = False
     labels: dict[str, str] | None = None
 
 

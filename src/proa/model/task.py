@@ -104,6 +104,19 @@ class Mount:
     options: tuple[str, ...] = ()
 
 
+_TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
+_OPPOSITES = {"exec": "noexec", "suid": "nosuid", "dev": "nodev", "rw": "ro"}
+
+
+def tmpfs_options(mount: Mount) -> tuple[str, ...]:
+    """Return Docker's defaults, without those that the user's options turn round (``exec``), and those."""
+    opposed = {_OPPOSITES[option] for option in mount.options if option in _OPPOSITES}
+    options = [option for option in _TMPFS_DEFAULTS if option not in opposed and option not in mount.options]
+    if mount.read_only and "ro" not in mount.options:
+        options.append("ro")
+    return (*options, *mount.options)
+
+
 # --- network ---
 
 

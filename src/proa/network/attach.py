@@ -128,6 +128,7 @@ class Attacher:
         async with self.turn:
             old = self._record_of(container_id)
             new = self.planner.with_place(old, wanted)
+            self._check_kind(new)
             place = new.places[-1]
             async with self._entered(old) as namespace:
                 with contextlib.ExitStack() as undo:
@@ -143,7 +144,10 @@ class Attacher:
         return attached_of(new)
 
     async def disconnect(self, container_id: str, network: Network) -> Attached:
-        """Take a container off one of its networks; what led by it leads by another, if there is one."""
+        """Take a container off one of its networks; what led by it leads by another, if there is one.
+
+        A tap is only cut off: ``Networks.discard`` it when nobody has it open any more.
+        """
         async with self.turn:
             old = self._record_of(container_id)
             new = self.planner.without_place(old, network)
@@ -158,20 +162,29 @@ class Attacher:
                     if gone.endpoint.dns_names:
                         self.resolvers.remove(gone.endpoint)
                 try:
-                    await anyio.to_thread.run_sync(
-                        self.maker.remove, gone.interface, namespace, limiter=self.threads
-                    )
-                    namespace.route.transact(*_routes_of(new, namespace))
+                    await self._remove_device(gone, new, namespace)
                 except OSError as error:
                     raise Internal(f"failed to take the container off the network: {error}") from error
         return attached_of(new)
 
+    async def _remove_device(self, gone: Place, new: Record, namespace: Namespace | None) -> None:
+        if namespace is None:
+            await anyio.to_thread.run_sync(self.maker.cut, gone.interface, limiter=self.threads)
+            return
+        await anyio.to_thread.run_sync(self.maker.remove, gone.interface, namespace, limiter=self.threads)
+        namespace.route.transact(*_routes_of(new, namespace))
+
     async def _connect_device(
-        self, place: Place, new: Record, namespace: Namespace, undo: contextlib.ExitStack
+        self, place: Place, new: Record, namespace: Namespace | None, undo: contextlib.ExitStack
     ) -> None:
         plug = self._plug_of(place)
-        await self.reaper.make_way(replace(new, places=(place,)))
+        alone = replace(new, places=(place,))
+        await self.reaper.make_way(alone)
         try:
+            if namespace is None:
+                await anyio.to_thread.run_sync(self.maker.add, plug, None, limiter=self.threads)
+                undo.callback(self.reaper.bury, alone)
+                return
             if place.endpoint.address6 is not None or _has_ipv6_link_local(place):
                 await self.pool.allow_ipv6(namespace)
             await anyio.to_thread.run_sync(self.maker.add, plug, namespace, limiter=self.threads)
@@ -182,13 +195,15 @@ class Attacher:
 
     def _record_of(self, container_id: str) -> Record:
         record = self.catalog.find_record(container_id)
-        if record is None or record.namespace is None:
+        if record is None or (record.kind is NetworkKind.NAMESPACE and record.namespace is None):
             raise Conflict(f"container {container_id} has no network namespace of its own")
         return record
 
     @contextlib.asynccontextmanager
-    async def _entered(self, record: Record) -> AsyncIterator[Namespace]:
-        assert record.namespace is not None
+    async def _entered(self, record: Record) -> AsyncIterator[Namespace | None]:
+        if record.namespace is None:
+            yield None
+            return
         try:
             namespace = await self.pool.enter(record.namespace)
         except OSError as error:

@@ -74,13 +74,14 @@ class DeviceMaker:
                 namespace.bind(record.namespace)
             undo.pop_all()
 
-    def add(self, plug: Plug, namespace: Namespace) -> None:
-        """Make one more device in a container's namespace.
+    def add(self, plug: Plug, namespace: Namespace | None) -> None:
+        """Make one more device in a container's namespace; without one a tap.
 
         :raises OSError: nothing is left.
         """
         with contextlib.ExitStack() as undo:
-            undo.callback(self.remove, plug.interface, namespace)
+            if namespace is not None:
+                undo.callback(self.remove, plug.interface, namespace)
             self._make_one(plug, namespace, undo)
             undo.pop_all()
 
@@ -89,6 +90,12 @@ class DeviceMaker:
         link = namespace.route.find_link(interface.name)
         if link is not None:
             namespace.route.transact(delete_link(link.index))
+
+    def cut(self, interface: Interface) -> None:
+        """Take a tap off its bridge; whoever has it open may go on to. Idempotent."""
+        link = self._route.find_link(interface.device)
+        if link is not None:
+            self._route.transact(set_link(link.index, up=False, master=0))
 
     def close(self) -> None:
         self._route.close()

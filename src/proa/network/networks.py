@@ -29,7 +29,7 @@ from proa.host.ruleset_watch import RulesetWatch
 from proa.model.errors import Conflict, EngineError, Forbidden, InvalidParameter, NameInUse
 from proa.model.ids import NetworkId, new_id, short
 from proa.model.network import Endpoint, EndpointRequest, IpAddress, Network, NetworkRequest, PublishedPort
-from proa.model.task import NetworkKind
+from proa.model.task import Interface, NetworkKind
 from proa.network import files, ipam
 from proa.network.attach import Attached, Attacher, attached_of
 from proa.network.bridge import (
@@ -282,16 +282,23 @@ class Networks:
     async def connect(
         self, container_id: str, wanted: EndpointRequest, ports: Sequence[PublishedPort] = ()
     ) -> Attached:
-        """Put an attached container on one more network, or do nothing; NAMESPACE only. Its ``ports`` are
-        published now if no network that it was on could.
+        """Put an attached container on one more network, or do nothing. Its ``ports`` are published now if
+        no network that it was on could. Of TAP only the host's side is done.
 
         :raises NoSuchNetwork, InvalidParameter, Forbidden, Conflict, Internal: as ``attach``.
         """
         return await self._attacher.connect(container_id, wanted, ports)
 
     async def disconnect(self, container_id: str, network_id: NetworkId) -> Attached:
-        """Take an attached container off a network that it is on. Raises Conflict, Internal."""
+        """Take an attached container off a network that it is on. Raises Conflict, Internal.
+
+        Its tap, if that is what it had there, is cut off, and goes with ``discard``.
+        """
         return await self._attacher.disconnect(container_id, self._catalog.of_id(network_id))
+
+    async def discard(self, interface: Interface) -> None:
+        """Delete the tap of a network that a container was taken off. Idempotent."""
+        await anyio.to_thread.run_sync(delete_devices, [interface.device])
 
     async def detach(self, container_id: str) -> None:
         """Take a container off its networks. Idempotent; returns before the kernel has finished."""

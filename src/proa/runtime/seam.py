@@ -25,6 +25,7 @@ from proa.model.config import HostConfig
 from proa.model.ids import ContainerId, ExecId
 from proa.model.task import (
     ExitStatus,
+    Interface,
     Mount,
     NetworkKind,
     ProcessSpec,
@@ -48,6 +49,11 @@ class Asked:
 
 # The Docker Engine's sentence, for either hull.
 NO_WEIGHT = "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+
+
+# HostConfig.Annotations that speak of the kernel of a container of its own.
+KERNEL_ANNOTATION = "proa.vm.kernel"  # a file on the daemon's host
+KERNEL_ARGUMENTS_ANNOTATION = "proa.vm.kernel-args"  # what follows on its command line
 
 
 def accept(asked: Asked) -> Sequence[str]:
@@ -214,13 +220,18 @@ class Task(Protocol):
 
 
 class FilesKind(enum.IntEnum):
-    """What a task is asked to do with its files; numbers of docs/reference/agent-protocol.md, FILES."""
+    """What a task is asked to do with its files; numbers of docs/reference/agent-protocol.md, FILES.
+
+    LOAD and STORE are of one of ``TaskSpec.files``, as it is: the task's own, for ``edit_file``.
+    """
 
     STAT = 1
     READ = 2
     EXPORT = 3
     UPPER = 4
     WRITE = 5
+    LOAD = 6
+    STORE = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +241,7 @@ class FilesRequest:
     :ivar path: absolute and clean; a slash at its end follows a link there.
     :ivar name: what READ calls it in the archive.
     :ivar freeze: let nothing run in the container meanwhile.
+    :ivar content: what STORE writes.
     :ivar strict, user, read_only_root, volumes: of WRITE, as ``proa.storage.files.trees.WriteRules``.
     """
 
@@ -241,6 +253,7 @@ class FilesRequest:
     user: str = ""
     read_only_root: bool = False
     volumes: Sequence[tuple[str, bool]] = ()
+    content: bytes = b""
 
 
 @runtime_checkable
@@ -258,6 +271,26 @@ class FileTask(Task, Protocol):
 
     async def sync(self) -> None:
         """Have everything written to the disks."""
+        ...
+
+
+@runtime_checkable
+class NetworkTask(Task, Protocol):
+    """A task of a hull whose interfaces are on taps (``NetworkKind.TAP``): it must be told of each change.
+
+    Of one in a network namespace the network package makes and removes the interfaces itself.
+    """
+
+    def check_change(self, *, joins: bool) -> None:
+        """Raise FeatureMissing, WrongState when its networks cannot change now; ``joins``: by one more."""
+        ...
+
+    async def set_networks(self, interfaces: Sequence[Interface]) -> None:
+        """Make its interfaces these, whose taps exist: plug in what is new, take out what is gone, lead the
+        default routes by the others as they say. On failure nothing is plugged in.
+
+        Raises FeatureMissing, WrongState, Internal, Unavailable, OutcomeUnknown.
+        """
         ...
 
 

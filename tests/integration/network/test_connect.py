@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
+from proa.host.rtnetlink import RouteSocket
 from proa.model.errors import Forbidden, InvalidParameter
 from proa.model.network import EndpointRequest, NetworkRequest, PublishedPort
+from proa.model.task import NetworkKind
 from proa.network.files import addresses_of
 from tests.integration.network.conftest import Joined, Opener, join
 from tests.support.netns import WAN_HOST, cannot_connect, connect, exchange, inside, listen
@@ -102,6 +105,23 @@ async def test_a_later_daemon_knows_the_connection(opened: Opener) -> None:
         assert networks.find(one.id) == attached
         await networks.disconnect(one.id, networks.get("web").id)
         assert routes(one.namespace) == [f"default via {networks.get('bridge').gateway} dev eth0"]
+
+
+async def test_a_tap_is_cut_off_first_and_deleted_later(opened: Opener) -> None:
+    async with opened() as networks:
+        web = await networks.create(NetworkRequest(name="web"))
+        one = await join(networks, "bridge", kind=NetworkKind.TAP)
+        attached = await networks.connect(one.id, EndpointRequest(network="web"))
+        interface = attached.attachment.interfaces[1]
+        with contextlib.closing(RouteSocket()) as route:
+            bridge, tap = route.find_link(web.bridge), route.find_link(interface.device)
+            assert bridge is not None and tap is not None and tap.master == bridge.index
+            assert await networks.disconnect(one.id, web.id) == one.attached
+            tap = route.find_link(interface.device)
+            assert tap is not None and tap.master == 0
+            await networks.discard(interface)
+            await networks.discard(interface)
+            assert route.find_link(interface.device) is None
 
 
 def _with_address(address: object) -> EndpointRequest:

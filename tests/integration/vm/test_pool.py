@@ -6,14 +6,18 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 import anyio
 import pytest
 
+from proa.host import process
+from proa.host.tap import create_tap
 from proa.host.watch import get_start_time
-from proa.model.task import BlockRootfs, Mount, MountKind, TaskSpec
-from proa.runtime.seam import Task
+from proa.model.ids import NetworkId
+from proa.model.task import BlockRootfs, Interface, Mount, MountKind, TaskSpec
+from proa.runtime.seam import NetworkTask, Task
 from proa.runtime.vm import pool
 from proa.runtime.vm.image_template import STARTS
 from proa.runtime.vm.pooled import PREFIX, Pooled
@@ -172,3 +176,30 @@ async def test_it_is_emptied_when_memory_is_short(pooling: Stage, monkeypatch: p
     await filled(pooling, 0)
     await made(lambda: all(each.process.has_ended() for each in machines))
     assert await finish(await pooling.runtime.create(await pooling.spec("echo", "hi"))) == ["hi"]
+
+
+async def test_one_is_connected_to_a_network_and_taken_off_it(pooling: Stage) -> None:
+    tap = "pvmt2"
+    interface = Interface(
+        name="eth7",
+        device=tap,
+        network_id=NetworkId("net"),
+        mac="02:42:c6:33:64:06",
+        address=IPv4Interface("198.51.100.6/30"),
+    )
+    script = "ls /sys/class/net; cat /sys/class/net/eth7/address; ip -o -4 addr show eth7"
+    create_tap(tap)
+    try:
+        for interfaces in ([interface], []):
+            task = await taken(pooling, await pooling.spec("sh", "-c", script))
+            assert isinstance(task, NetworkTask)
+            task.check_change(joins=True)
+            await task.set_networks([interface])
+            await task.set_networks(interfaces)
+            lines = await finish(task)
+            assert lines[:1] == (["eth7"] if interfaces else ["lo"])
+            assert ("02:42:c6:33:64:06" in lines) == bool(interfaces)
+            assert ("198.51.100.6/30" in " ".join(lines)) == bool(interfaces)
+            await filled(pooling)
+    finally:
+        await process.run(["ip", "link", "del", tap], check=False)

@@ -107,6 +107,10 @@ async def test_refusals_make_nothing(ground: Ground) -> None:
         await daemon.run(host=HostConfig(isolation="vm", binds=["data:/data"]))
         with pytest.raises(FeatureMissing, match=r"volume or bind mount \(/data\)"):
             await fork(daemon)
+        await daemon.engine.containers.remove("web", force=True, volumes=True)
+        await daemon.run(host=HostConfig(isolation="vm", privileged=True))
+        with pytest.raises(FeatureMissing, match="a running privileged container"):
+            await fork(daemon)
         await daemon.run("other")
         with pytest.raises(FeatureMissing, match="only what has a virtual machine of its own"):
             await daemon.engine.forking.fork("other", "copy")

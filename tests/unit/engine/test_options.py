@@ -181,6 +181,9 @@ SAMPLES: dict[str, Any] = {
     "HostConfig.Init": True,
     "HostConfig.ConsoleSize": [24, 80],
     "HostConfig.Annotations": {"a": "b"},
+    "HostConfig.Binds of a socket, a pipe or a device": ["/dev/tty:/x"],
+    "HostConfig.Annotations proa.vm.kernel": {"proa.vm.kernel": "/etc/passwd"},
+    "HostConfig.Annotations proa.vm.kernel-args": {"proa.vm.kernel-args": "a=b"},
 }
 # The page's rows by name, each with the cells of the two hulls.
 ROWS = {

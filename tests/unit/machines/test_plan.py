@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from proa.machines.plan import BOARDS, Drive, Firmware, Nic, Plan, Sockets, render
+from proa.machines.plan import BOARDS, HOT_PORTS, Drive, Firmware, Nic, Plan, Sockets, render
 from proa.runtime.vm.machine import RunAs
 
 PLAN = Plan(
@@ -103,3 +103,21 @@ def test_other_architectures() -> None:
         assert values(words, "-machine") == [board.machine]
         assert values(words, "-bios") == ["/b"]
         assert any(word.startswith(board.cdrom[-1]) for word in words)
+
+
+def test_a_tpm() -> None:
+    sockets = replace(PLAN.sockets, tpm=7)
+    for name, device in (("x86_64", "tpm-crb,tpmdev=tpm0"), ("aarch64", "tpm-tis-device,tpmdev=tpm0")):
+        words = render(replace(PLAN, architecture=name, sockets=sockets))
+        assert "socket,id=tpm,fd=7" in values(words, "-chardev")
+        assert values(words, "-tpmdev") == ["emulator,id=tpm0,chardev=tpm"]
+        assert device in values(words, "-device")
+
+
+def test_places_for_disks_that_come_later() -> None:
+    for name, slot in (("x86_64", "0x1e"), ("aarch64", "0x1f"), ("riscv64", "0x1f")):
+        words = values(render(replace(PLAN, architecture=name)), "-device")
+        ports = [word for word in words if word.startswith("pcie-root-port,")]
+        assert len(ports) == HOT_PORTS
+        assert ports[1].startswith("pcie-root-port,id=port1,chassis=2,port=1,bus=pcie.0,")
+        assert f"addr={slot}.1" in ports[1]

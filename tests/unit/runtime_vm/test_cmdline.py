@@ -8,6 +8,7 @@ from pathlib import Path
 
 from proa.runtime.vm.cmdline import option, render
 from proa.runtime.vm.machine import Boot, Disk, Incoming, Machine, Ports, RunAs, Shape, Standing
+from proa.runtime.vm.nics import SPARES
 
 SHAPE = Shape(memory_bytes=256 << 20, vcpus=2, nics=1)
 DEVICES = [
@@ -19,8 +20,10 @@ DEVICES = [
     "virtio-blk-device,id=layers,drive=layers-node",
     "virtio-blk-device,id=new,drive=new-node",
     "virtio-blk-device,id=kept,drive=kept-node",
-    "virtio-net-device,id=nic0,netdev=net0",
+    "virtio-net-device,id=net0-nic,netdev=net0,mac=02:70:72:6f:00:00",
+    *(f"virtio-net-device,id=spare{n}-nic,netdev=spare{n},mac=02:70:72:6f:01:0{n}" for n in range(SPARES)),
 ]
+HUBS = [f"hubport,id=spare{n},hubid={n}" for n in range(SPARES)]
 
 
 def template() -> Machine:
@@ -103,7 +106,7 @@ def test_a_clone() -> None:
     assert values(words, "-chroot") == ["/h,1"]
     newer = RunAs(uid=4711, root=Path("/h,1"), has_run_with=True)
     assert values(render(replace(clone(), run_as=newer)), "-run-with") == ["chroot=/h,,1"]
-    assert values(words, "-netdev") == ["tap,id=net0,ifname=tap-a,script=no,downscript=no,vnet_hdr=on"]
+    assert values(words, "-netdev") == ["tap,id=net0,ifname=tap-a,script=no,downscript=no,vnet_hdr=on", *HUBS]
     assert values(words, "-blockdev") == [
         "driver=vmdk,node-name=layers-node,read-only=on,discard=ignore,"
         "file.driver=file,file.filename=/x/layers.vmdk",
@@ -123,7 +126,7 @@ def test_commas_are_doubled_once() -> None:
 
 def test_a_tap_may_be_inherited() -> None:
     words = render(replace(clone(), taps=(7,)))
-    assert values(words, "-netdev") == ["tap,id=net0,fd=7"]
+    assert values(words, "-netdev") == ["tap,id=net0,fd=7", *HUBS]
 
 
 def test_seats_have_ports_disks_and_a_card_each_and_nothing_behind_them() -> None:
@@ -141,8 +144,8 @@ def test_seats_have_ports_disks_and_a_card_each_and_nothing_behind_them() -> Non
         "virtio-blk-device,id=written-0,drive=written-0-node",
         "virtio-blk-device,id=layers-1,drive=layers-1-node",
         "virtio-blk-device,id=written-1,drive=written-1-node",
-        "virtio-net-device,id=nic0,netdev=net0",
-        "virtio-net-device,id=nic1,netdev=net1",
+        "virtio-net-device,id=net0-nic,netdev=net0,mac=02:70:72:6f:00:00",
+        "virtio-net-device,id=net1-nic,netdev=net1,mac=02:70:72:6f:00:01",
     ]
     assert "null,id=log-1" in values(words, "-chardev")
     assert "socket,id=control-1,fd=9,server=on,wait=off" in values(words, "-chardev")

@@ -60,6 +60,7 @@ class Copies:
                 _check_settled(machine, "exported")
                 disks = await self._driver.copy_disks(machine, folder)
                 others = await self._driver.copy_others(machine, folder)
+                others += self._driver.copy_tpm(machine, folder)
             pieces = write_archive(await plan_archive(machine, [*disks, *others]))
             self._lives.publish("export", machine)
             yield pieces

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 
+import anyio
 import anyio.to_thread
 import msgspec
 
@@ -19,18 +20,19 @@ from proa.engine.filters import Filters, check_filters, match_labels, match_text
 from proa.engine.machines import request as requests
 from proa.engine.machines.copies import Copies
 from proa.engine.machines.from_image import FromImage
+from proa.engine.machines.guests import GuestFiles
 from proa.engine.machines.lives import Lives
 from proa.engine.machines.to_image import ToImage
 from proa.engine.names import random_name
 from proa.host.cgroup_usage import Usage
-from proa.machines import snapshots
+from proa.machines import hotplug, snapshots
 from proa.machines.agent import GuestResult
 from proa.machines.console import BoundedLog, ConsoleStdio
 from proa.machines.driver import Driver
 from proa.machines.running import VncAccess
 from proa.machines.snapshots import Snapshot
 from proa.machines.store import MachineStore
-from proa.model.errors import InvalidParameter, NameInUse, NotFound, WrongState
+from proa.model.errors import EngineError, InvalidParameter, NameInUse, NotFound, WrongState
 from proa.model.ids import new_id
 from proa.model.machine import Machine, MachineConfig, MachineDisk, MachineId, MachineNic, MachineState
 from proa.network.attach import Attached
@@ -86,6 +88,7 @@ class Machines:
         self._lives = lives
         self._networks = networks
         self.copies = Copies(store=store, driver=driver, lives=lives, networks=networks)
+        self.files = GuestFiles(store, lives)
         self._from_image = from_image
         self._to_image = to_image
 
@@ -252,6 +255,11 @@ class Machines:
             if any(one.name == name for one in await snapshots.list_of(paths[0])):
                 raise NameInUse(f"virtual machine {machine.name} has a snapshot {name} already")
             if machine.state.is_alive:
+                if await hotplug.has_plugged(self._driver.home(machine.id).monitor):
+                    raise WrongState(
+                        f"virtual machine {machine.name} has a disk that came while it runs: a snapshot of "
+                        "its memory would fit no later start. Reboot it, or stop it, first"
+                    )
                 await snapshots.save(self._driver.home(machine.id).monitor, name, names)
             else:
                 await snapshots.save_disks(paths, name)
@@ -284,9 +292,13 @@ class Machines:
     # --- disks and networks ---
 
     async def add_disk(self, ref: str, disk: MachineDisk) -> str:
-        """Give a stopped machine one more disk; return its name. Raises WrongState, InvalidParameter."""
+        """Give a machine one more disk, while it runs too; return its name.
+
+        :raises InvalidParameter, WrongState, Internal: then it is as before.
+        """
         async with self._lives.changing(self._store.get(ref)) as machine:
-            _require_stopped(machine, "given a disk")
+            if not machine.state.is_alive:
+                _require_stopped(machine, "given a disk")
             disks = list(machine.config.disks or ())
             taken = {one.name for one in disks}
             if not disk.name:
@@ -294,8 +306,22 @@ class Machines:
                 disk = msgspec.structs.replace(disk, name=free)
             requests.check_disks([*disks, disk])
             await self._driver.add_disk(machine.id, disk)
+            # Before QEMU has it: a daemon that is killed here leaves a disk that is there at the next start.
             self._put_config(machine, msgspec.structs.replace(machine.config, disks=[*disks, disk]))
+            if machine.state.is_alive:
+                await self._plug(machine, disk)
         return disk.name
+
+    async def _plug(self, before: Machine, disk: MachineDisk) -> None:
+        """Give a disk of a machine to its QEMU; on failure the machine is as ``before``."""
+        home = self._driver.home(before.id)
+        with anyio.CancelScope(shield=True):
+            try:
+                await hotplug.plug(home.monitor, disk.name, home.disk(disk.name))
+            except EngineError:
+                self._store.put(before)
+                self._driver.remove_disk(before.id, disk.name)
+                raise
 
     async def resize_disk(self, ref: str, name: str, size: int) -> None:
         """Let a disk grow, while the machine runs too. Raises InvalidParameter when it would shrink."""
@@ -314,10 +340,17 @@ class Machines:
             self._put_config(machine, msgspec.structs.replace(machine.config, disks=disks))
 
     async def remove_disk(self, ref: str, name: str) -> None:
-        """Take a disk from a stopped machine, with all that is on it. Raises NotFound, WrongState."""
+        """Take a disk from a machine, with all that is on it; while it runs, only one that came meanwhile.
+
+        :raises NotFound, WrongState: nothing is changed.
+        :raises Unavailable: the guest does not let go of it.
+        """
         async with self._lives.changing(self._store.get(ref)) as machine:
-            _require_stopped(machine, "deprived of a disk")
             gone = _disk_of(machine, name)
+            if machine.state is MachineState.RUNNING:
+                await hotplug.unplug(self._driver.home(machine.id).monitor, name)
+            else:
+                _require_stopped(machine, "deprived of a disk")
             disks = [one for one in machine.config.disks or () if one is not gone]
             self._put_config(machine, msgspec.structs.replace(machine.config, disks=disks))
             self._driver.remove_disk(machine.id, name)

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 
 from proa.host.cgroup import get_hierarchies
 from proa.model.config import HostConfig
-from proa.model.errors import InvalidParameter
+from proa.model.errors import FeatureMissing, InvalidParameter
 from proa.model.task import NetworkKind, RootfsKind
 from proa.runtime.oci import seccomp
 from proa.runtime.oci.block_io import weighs_devices
 from proa.runtime.oci.facts import HostFacts
-from proa.runtime.seam import NO_WEIGHT, Asked, Features
+from proa.runtime.seam import KERNEL_ANNOTATION, KERNEL_ARGUMENTS_ANNOTATION, NO_WEIGHT, Asked, Features
 
 MIN_MEMORY_BYTES = 6 * 1024 * 1024  # Docker's own
 
@@ -52,6 +52,11 @@ def judge(facts: HostFacts, asked: Asked) -> Sequence[str]:
     Raises InvalidParameter.
     """
     _check_sysctls(asked.host)
+    for name in (KERNEL_ANNOTATION, KERNEL_ARGUMENTS_ANNOTATION):
+        if (asked.host.annotations or {}).get(name):
+            raise FeatureMissing(
+                asked.host.runtime or "crun", f"annotation {name}", "a container runs on the host's kernel"
+            )
     if (asked.host.cpu_realtime_period or asked.host.cpu_realtime_runtime) and not facts.has_realtime:
         raise InvalidParameter("Your kernel does not support CPU real-time scheduler")
     if asked.security.seccomp not in ("", "unconfined"):

@@ -12,14 +12,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from proa.model.errors import InvalidParameter
-from proa.model.task import Mount, MountKind, Namespaces, TaskSpec
+from proa.model.task import Mount, MountKind, Namespaces, TaskSpec, tmpfs_options
 
 Json = dict[str, object]
 
 INIT_TARGET = "/sbin/docker-init"  # where Docker puts it, and where users of ps look for it
 _PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
-_TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
-_OPPOSITES = {"exec": "noexec", "suid": "nosuid", "dev": "nodev", "rw": "ro"}
 
 
 def build_mounts(spec: TaskSpec, *, files: Mapping[str, Path], init: Path) -> list[Json]:
@@ -87,7 +85,7 @@ def _ipc_mounts(namespaces: Namespaces, shm_size_bytes: int) -> list[Json]:
 
 def _user_mount(mount: Mount) -> Json:
     if mount.kind is MountKind.TMPFS:
-        return _mount(mount.target, "tmpfs", "tmpfs", *_tmpfs_options(mount))
+        return _mount(mount.target, "tmpfs", "tmpfs", *tmpfs_options(mount))
     propagation = [option for option in mount.options if option in _PROPAGATIONS]
     others = [option for option in mount.options if option not in _PROPAGATIONS]
     if mount.source is None:
@@ -102,15 +100,6 @@ def _user_mount(mount: Mount) -> Json:
         *(propagation or ["rprivate"]),
         recursive="bind" not in others,
     )
-
-
-def _tmpfs_options(mount: Mount) -> list[str]:
-    """The defaults without those that the user's options turn round (``exec`` against ``noexec``)."""
-    opposed = {_OPPOSITES[option] for option in mount.options if option in _OPPOSITES}
-    options = [option for option in _TMPFS_DEFAULTS if option not in opposed and option not in mount.options]
-    if mount.read_only and "ro" not in mount.options:
-        options.append("ro")
-    return options + list(mount.options)
 
 
 def _file_mount(target: str, source: Path, *, spec: TaskSpec) -> Json:

@@ -41,6 +41,7 @@ class Guest:
     kernel: Path
     initramfs: Path
     accelerator: str
+    more_arguments: str = ""  # at the end of the kernel's command line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ async def open_booted(
     :param new_disk: what the guest mounts (and does not write) as a container's new disk.
     :raises Unavailable: the agent did not answer in time; the message has the console's last lines.
     """
-    arguments = kernel_arguments(guest.accelerator, await measure_tsc_khz())
+    arguments = _arguments_of(guest, await measure_tsc_khz())
     console = Console()
     process: HostProcess | None = None
     release = ""
@@ -119,10 +120,14 @@ def plan(
 def recipe(guest: Guest) -> str:
     """Return all that a template depends on beside the content of files, the processor and the shape."""
     ports = Ports(monitor_fd=0, control_fd=0, console_fd=0, seat_fds=(0,))
-    arguments = kernel_arguments(guest.accelerator, 0)
+    arguments = _arguments_of(guest, 0)
     shapes = [Shape(memory_bytes=0, vcpus=1, nics=1, seats=seats) for seats in (0, 1)]
     words = (cmdline.render(plan(guest, shape, Path("/"), arguments, ports)) for shape in shapes)
     return "\n".join(word for each in words for word in each)
+
+
+def _arguments_of(guest: Guest, tsc_khz: int) -> str:
+    return f"{kernel_arguments(guest.accelerator, tsc_khz)} {guest.more_arguments}".rstrip()
 
 
 async def _greet(control: Path, timeout_s: float) -> str:

@@ -40,6 +40,7 @@ from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
 from proa.runtime.vm.image_template import ImageTemplate
 from proa.runtime.vm.machine import Disk, Incoming, Machine, Ports, Shape
+from proa.runtime.vm.nics import spares_for
 from proa.runtime.vm.protocol import FrameType
 from proa.runtime.vm.qemu import Console, HostProcess
 from proa.runtime.vm.template import Template, load_state
@@ -203,6 +204,8 @@ def record_of(spec: TaskSpec, shape: Shape, child: HostProcess, fs_server: HostP
         writable=str(spec.rootfs.writable),
         is_new=spec.rootfs.is_new,
         nics=shape.nics,
+        cards=() if shape.seats else tuple(interface.device for interface in spec.network.interfaces),
+        spares=("",) * spares_for(shape),
     )
 
 

@@ -23,6 +23,7 @@ from proa.runtime.vm.machine import (
     RunAs,
     Standing,
 )
+from proa.runtime.vm.nics import Card, spares_for
 
 _MACHINE_TYPE = "microvm,x-option-roms=off,pit=on,pic=on,rtc=on,isa-serial=on,acpi=on,memory-backend=memory"
 # Numbers of the ports on the virtio-serial bus. Number 0 is reserved for a console.
@@ -42,6 +43,7 @@ def render(machine: Machine) -> list[str]:
         *_console(machine.ports),
         *(_seats(machine) if machine.shape.seats else _own(machine)),
         *(word for index, tap in enumerate(machine.taps) for word in _nic(index, tap)),
+        *(word for number in range(spares_for(machine.shape)) for word in _spare(number)),
     ]
 
 
@@ -226,9 +228,20 @@ def _seat_disk(name: str, *, read_only: bool) -> Iterator[str]:
 
 
 def _nic(index: int, tap: str | int) -> Iterator[str]:
+    card = Card(is_spare=False, number=index)
     if isinstance(tap, int):
-        yield from ("-netdev", option("tap", id=f"net{index}", fd=tap))
+        yield from ("-netdev", option("tap", id=card.netdev, fd=tap))
     else:
-        named = option("tap", id=f"net{index}", ifname=tap, script="no", downscript="no", vnet_hdr="on")
+        named = option("tap", id=card.netdev, ifname=tap, script="no", downscript="no", vnet_hdr="on")
         yield from ("-netdev", named)
-    yield from ("-device", option("virtio-net-device", id=f"nic{index}", netdev=f"net{index}"))
+    yield from ("-device", _network_card(card))
+
+
+def _spare(number: int) -> Iterator[str]:
+    card = Card(is_spare=True, number=number)
+    yield from ("-netdev", option("hubport", id=card.netdev, hubid=card.hub))
+    yield from ("-device", _network_card(card))
+
+
+def _network_card(card: Card) -> str:
+    return option("virtio-net-device", id=f"{card.netdev}-nic", netdev=card.netdev, mac=card.mac.hex(":"))

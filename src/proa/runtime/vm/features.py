@@ -9,18 +9,22 @@ Source: Engine API 1.51, HostConfig.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Sequence
 
 from proa.host.cgroup import get_hierarchies
 from proa.model.errors import FeatureMissing
 from proa.model.task import Mount, MountKind, NetworkKind, RootfsKind, Security, TaskSpec
 from proa.runtime.seam import NO_WEIGHT, Asked, Features
+from proa.runtime.vm.kernels import parse_choice
 
 NAME = "vm"
 MIN_MEMORY_BYTES = 6 * 1024 * 1024  # Docker's own: the guest gets what its kernel needs on top
 
 _OWN_KERNEL = "a virtual machine has a kernel of its own, whose namespaces the host does not share"
 _HOST_DEVICE = "devices of the host are not passed into a virtual machine"
+_HOST_PIPE = "its other end is in the host's kernel, which a virtual machine does not reach"
 _HOST_DISK = "the guest's disks are files, not the host's block devices"
 
 REFUSED: dict[str, str] = {
@@ -43,16 +47,14 @@ REFUSED: dict[str, str] = {
     "HostConfig.MemorySwappiness": "a virtual machine has no swap",
     "HostConfig.StorageOpt": "the size of the writable disk cannot be chosen",
 }
+_MEMORY_DEVICES = 1  # major number of null, zero, full, random, which every kernel has
 _SHARED_PROPAGATION = ("shared", "rshared", "slave", "rslave")
 
 
 def judge(asked: Asked) -> Sequence[str]:
     """Refuse what is not a field but a value in one; warn of a weight that the kernel does not know."""
     _check_values(asked.mounts, asked.security)
-    if asked.host.links and asked.host.network_mode == "bridge":
-        raise FeatureMissing(
-            NAME, "HostConfig.Links", "its hosts file cannot follow a peer: link on a user-defined network"
-        )
+    parse_choice(asked.host.annotations or {})
     for spec in asked.host.mounts or ():
         if spec.bind_options and spec.bind_options.read_only_non_recursive:
             raise FeatureMissing(
@@ -79,10 +81,27 @@ def _check_values(mounts: Iterable[Mount], security: Security) -> None:
                     raise FeatureMissing(
                         NAME, f"bind propagation {option}", "mounts do not propagate between two kernels"
                     )
+            _check_source(mount)
     if security.seccomp not in ("", "unconfined"):
         raise FeatureMissing(
             NAME, "a seccomp profile", "the guest's kernel, not a filter, keeps the workload from the host"
         )
+
+
+def _check_source(mount: Mount) -> None:
+    """Refuse a file that is only a name of something in the host's kernel: the guest's has none."""
+    if mount.source is None:
+        return
+    try:
+        found = mount.source.stat()
+    except OSError:
+        return  # what is not there is told of elsewhere
+    if stat.S_ISSOCK(found.st_mode) or stat.S_ISFIFO(found.st_mode):
+        kind = "socket" if stat.S_ISSOCK(found.st_mode) else "pipe"
+        raise FeatureMissing(NAME, f"binding the {kind} {mount.source}", _HOST_PIPE)
+    is_device = stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)
+    if is_device and os.major(found.st_rdev) != _MEMORY_DEVICES:
+        raise FeatureMissing(NAME, f"binding the device {mount.source}", _HOST_DEVICE)
 
 
 def check(spec: TaskSpec) -> None:

@@ -149,6 +149,8 @@ async def make_copy(
 
 def saved_of(record: Record) -> Saved:
     """Return what a copy of a machine must be like. Raises WrongState, Internal."""
+    if "" in record.cards or any(record.spares):
+        raise InvalidParameter("the container's networks have been changed while it runs: restart it first")
     if not record.writable:
         raise WrongState("the virtual machine was started by an older version of proa: restart it first")
     try:

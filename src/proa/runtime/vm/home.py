@@ -41,7 +41,8 @@ class Pid(msgspec.Struct, frozen=True, kw_only=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Content of state.json. ``memory_bytes`` is the machine's; ``cgroup`` is the
     path of the one that is around QEMU when there are limits that need it; ``writable`` is the disk, which is
-    the new one or the kept one as ``is_new`` says; ``is_unfinished``: a copy that is still being made."""
+    the new one or the kept one as ``is_new`` says; ``is_unfinished``: a copy that is still being made;
+    ``cards`` and ``spares``: the tap behind each network card, "" for none (``proa.runtime.vm.nics``)."""
 
     qemu: Pid
     fs_server: Pid | None
@@ -59,6 +60,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     is_new: bool = False
     nics: int = 0
     is_unfinished: bool = False
+    cards: tuple[str, ...] = ()
+    spares: tuple[str, ...] = ()
     log_chardev: str = "log"
     pod: str = ""  # directory of the machine that it shares with others (``pods``), and its seat there
     seat: int = -1

@@ -10,6 +10,7 @@ both are described by one ``Machine``; they differ in what stands behind the dev
     disk "new"        a blank ext4 disk, mounted   the container's copy of it, at its first start
     disk "kept"       placeholder of 1 TiB         the container's ext4 disk, at later starts
     nic               a tap that QEMU makes        the tap that the network prepared
+    spare nic         an empty hub                 an empty hub, which taps join and leave
     port proa.log     nothing                      the container's log file
     port proa.exit    nothing                      the exit record
     port proa.fs      nothing                      the socket of fs-server, when there are binds

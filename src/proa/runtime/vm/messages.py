@@ -22,9 +22,11 @@ from proa.model.task import (
     ProcessSpec,
     TaskSpec,
     TaskStats,
+    tmpfs_options,
 )
 from proa.runtime.seam import FilesKind, FilesRequest
 from proa.runtime.vm import privileges, ps
+from proa.runtime.vm.nics import Change
 from proa.runtime.vm.protocol import Fields, Key, data, flag, text, u32, u64
 
 MAIN_PROCESS = 1  # the number that the first process has on the wire
@@ -161,16 +163,21 @@ def _interface(interface: Interface) -> bytes:
     ]
     if interface.address6 is not None:
         parts.append(text(Key.IF_ADDRESS, str(interface.address6)))
+    parts += (text(Key.IF_ADDRESS, str(address)) for address in interface.link_local)
+    return b"".join(parts) + _gateways(interface)
+
+
+def _gateways(interface: Interface) -> bytes:
     gateways = (interface.gateway, interface.gateway6)
-    parts += (text(Key.IF_GATEWAY, str(gateway)) for gateway in gateways if gateway is not None)
-    return b"".join(parts)
+    return b"".join(text(Key.IF_GATEWAY, str(gateway)) for gateway in gateways if gateway is not None)
 
 
 def _mounts(mounts: Sequence[Mount]) -> Iterable[bytes]:
     shares = 0
     for mount in mounts:
         parts = [text(Key.TARGET, mount.target), flag(Key.READ_ONLY, mount.read_only)]
-        parts.append(text(Key.OPTIONS, ",".join(mount.options)))
+        options = tmpfs_options(mount) if mount.kind is MountKind.TMPFS else mount.options
+        parts.append(text(Key.OPTIONS, ",".join(options)))
         if mount.kind is MountKind.BIND:
             parts += [u32(Key.KIND, _SHARE), text(Key.SOURCE, str(shares))]
             shares += 1
@@ -207,6 +214,21 @@ def start(spec: TaskSpec, *, credit: int | None, is_prepared: bool) -> bytes:
     for resource, soft, hard in privileges.rlimits(spec.rlimits):
         values = u32(Key.RESOURCE, resource) + u64(Key.SOFT, soft) + u64(Key.HARD, hard)
         parts.append(data(Key.RLIMIT, values))
+    return b"".join(parts)
+
+
+def network(change: Change) -> bytes:
+    """Interfaces that go, that come, and by which of the others the default routes lead."""
+    parts = [data(Key.INTERFACE, data(Key.IF_MATCH_MAC, card.mac)) for card, _device in change.gone]
+    parts += (
+        data(Key.INTERFACE, data(Key.IF_MATCH_MAC, card.mac) + _interface(interface))
+        for card, interface in change.added
+    )
+    parts += (
+        data(Key.INTERFACE, data(Key.IF_MATCH_MAC, card.mac) + _gateways(interface))
+        for card, interface in change.kept
+        if interface.gateway or interface.gateway6
+    )
     return b"".join(parts)
 
 
@@ -256,6 +278,8 @@ def files(request: FilesRequest, *, number: int, credit: int | None) -> bytes:
         flag(Key.READ_ONLY_ROOT, request.read_only_root),
         flag(Key.OPEN_STDIN, request.kind is FilesKind.WRITE),
     ]
+    if request.kind is FilesKind.STORE:
+        parts.append(data(Key.CONTENT, request.content))
     for target, is_writable in request.volumes:
         mount = text(Key.TARGET, target) + flag(Key.READ_ONLY, not is_writable)
         parts.append(data(Key.MOUNT, mount))

@@ -59,6 +59,8 @@ class FrameType(enum.IntEnum):
     REHEARSE = 0x12
     FILES = 0x13
     IDENTIFY = 0x14
+    NETWORK = 0x16
+    WATCH_OOM = 0x18
     FREEZE = 0x20
     STDIN = 0x40
     STDIN_EOF = 0x41

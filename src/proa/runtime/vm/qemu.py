@@ -29,6 +29,7 @@ from proa.runtime.vm.protocol import plain_text
 BACKLOG = 4  # clients that may wait while QEMU serves one
 CONSOLE_BYTES = 8 * 1024  # of kernel messages that are kept: a panic and what led to it
 LOG_TAIL_BYTES = 4096
+_EMPTY_HUB = " is not connected to host network"  # QEMU's warning of each network card to spare
 
 # Each VM has a user of its own, so that one QEMU that was broken out of cannot touch another. The range
 # is claimed by nobody: systemd's own ranges end below it (systemd, docs/UIDS-GIDS.md).
@@ -224,6 +225,7 @@ def log_tail(home: Path) -> str:
     try:
         with (home / "qemu.log").open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
-            return plain_text(file.read().decode(errors="replace")).strip()
+            lines = plain_text(file.read().decode(errors="replace")).splitlines()
+            return "\n".join(line for line in lines if _EMPTY_HUB not in line).strip()
     except OSError:
         return ""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from proa.model.errors import EngineError, InvalidParameter, Unavailable
 from proa.model.ids import ContainerId
 from proa.model.task import BlockRootfs, TaskSpec
 from proa.runtime.seam import Features, Task
-from proa.runtime.vm import features, limits, saving
+from proa.runtime.vm import features, limits, nics, saving
 from proa.runtime.vm.accel import Accelerator, guest_of
 from proa.runtime.vm.clone import Clone, Tools, make_clone
 from proa.runtime.vm.forking import Original, make_fork
 from proa.runtime.vm.guest import Guest
 from proa.runtime.vm.home import Home, Pid, Record
 from proa.runtime.vm.image_template import ImageTemplate, ImageTemplates
+from proa.runtime.vm.kernels import Choice, Kernels, parse_choice, with_modules
 from proa.runtime.vm.machine import Shape, memory_for, vcpus_for
 from proa.runtime.vm.pods.runtime import PodRuntime
 from proa.runtime.vm.pool import Pool
@@ -77,6 +78,8 @@ class VmRuntime:
         self._origin = saving.origin_of(accelerator.name, accelerator.qemu_version)
         guest = guest_of(lib, kernel, qemu=accelerator.qemu, accelerator=accelerator.name)
         self._templates = Templates(templates, guest, accelerator.qemu_version)
+        self._kernels = Kernels(templates, guest, accelerator.qemu_version)
+        self._modules_of = lib if kernel is None else None
         self._image_templates = ImageTemplates(
             templates,
             self._templates,
@@ -111,18 +114,18 @@ class VmRuntime:
 
     async def create(self, spec: TaskSpec) -> Task:
         features.check(spec)
-        if not isinstance(spec.rootfs, BlockRootfs):
+        rootfs = spec.rootfs
+        if not isinstance(rootfs, BlockRootfs):
             raise InvalidParameter("a virtual machine needs its root file system as block devices")
+        nics.check_number(len(spec.network.interfaces))
         self._check_taps(spec)
+        choice = parse_choice(spec.annotations)
+        if spec.security.privileged and self._modules_of is not None and choice.kernel is None:
+            spec = with_modules(spec, self._modules_of)
         shape = self._shape(spec.resources.memory_bytes, spec.resources.cpus, len(spec.network.interfaces))
         home = Home(self._exec_root, spec.id)
         async with AsyncExitStack() as templates, AsyncExitStack() as undo:
-            if spec.annotations.get(TEMPLATE_ANNOTATION) == "off":
-                template = await templates.enter_async_context(
-                    self._templates.single_use(shape, spec.rootfs.blank)
-                )
-            else:
-                template = await self._find_template(spec, spec.rootfs, shape)
+            template = await templates.enter_async_context(self._open_template(spec, rootfs, shape, choice))
             home.create()
             undo.callback(home.remove)
             clone = await self._claim(spec, shape, template, home)
@@ -207,8 +210,28 @@ class VmRuntime:
 
     # --- machinery ---
 
-    async def _find_template(self, spec: TaskSpec, rootfs: BlockRootfs, shape: Shape) -> Template:
-        template = await self._templates.ensure(shape, rootfs.blank)
+    @asynccontextmanager
+    async def _open_template(
+        self, spec: TaskSpec, rootfs: BlockRootfs, shape: Shape, choice: Choice
+    ) -> AsyncIterator[Template]:
+        """Give what a clone is made of, for the length of the block. Raises Unavailable."""
+        is_usual = choice == Choice()
+        async with AsyncExitStack() as stack:
+            async with (
+                nullcontext(self._templates) if is_usual else self._kernels.open_store(choice) as store
+            ):
+                if spec.annotations.get(TEMPLATE_ANNOTATION) == "off":
+                    template = await stack.enter_async_context(store.single_use(shape, rootfs.blank))
+                else:
+                    template = await store.ensure(shape, rootfs.blank)
+                    if is_usual:
+                        template = self._find_image_template(spec, rootfs, shape, template)
+            yield template
+
+    def _find_image_template(
+        self, spec: TaskSpec, rootfs: BlockRootfs, shape: Shape, template: Template
+    ) -> Template:
+        """Return the image's own template where the container fits it and there is one."""
         security = spec.security
         is_usual = security.masked_paths is None and security.readonly_paths is None
         if not rootfs.is_new or not rootfs.layers or security.privileged or not is_usual:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -23,7 +24,6 @@ from anyio.abc import TaskGroup
 
 from proa.model.errors import (
     EngineError,
-    FeatureMissing,
     Internal,
     InvalidParameter,
     OutcomeUnknown,
@@ -33,16 +33,25 @@ from proa.model.errors import (
     WrongState,
 )
 from proa.model.ids import ContainerId, ExecId
-from proa.model.task import ExitStatus, ProcessSpec, ProcessTable, Resources, TaskSpec, TaskStats
+from proa.model.task import (
+    ExitStatus,
+    Interface,
+    ProcessSpec,
+    ProcessTable,
+    Resources,
+    TaskSpec,
+    TaskStats,
+)
 from proa.runtime.seam import FilesKind, FilesRequest, Process, Stdio
-from proa.runtime.vm import limits, messages, ps, qemu
+from proa.runtime.vm import limits, messages, plugging, ps, qemu
 from proa.runtime.vm.channel import ANSWER_TIMEOUT_S, AgentError
 from proa.runtime.vm.clone import Clone
+from proa.runtime.vm.given_files import load, store
 from proa.runtime.vm.home import Home
 from proa.runtime.vm.log_bound import keep_bounded
 from proa.runtime.vm.monitor import greeted_monitor
 from proa.runtime.vm.process import GuestProcess
-from proa.runtime.vm.protocol import Fields, FrameType, Key, ProtocolError, u32
+from proa.runtime.vm.protocol import Fields, FrameType, Key, ProtocolError, u32, u64
 
 START_TIMEOUT_S = 60.0
 FIND_TIMEOUT_S = 10.0  # for a running guest to answer a new daemon
@@ -116,7 +125,15 @@ class VmTask:
         raise TaskLost(self._outcome.message if self._outcome else "the virtual machine is gone")
 
     async def watch_oom(self, tell: Callable[[], Awaitable[None]]) -> None:
-        """The agent tells of it with the end."""
+        """The agent tells; an older one, or one that cannot be reached, with the end."""
+        known = u64(Key.COUNT, 0) if self._spec is not None else b""
+        with contextlib.suppress(AgentError, ProtocolError, OutcomeUnknown, Unavailable):
+            while True:
+                channel = self._guest.channel
+                answer = await channel.request(FrameType.WATCH_OOM, known, timeout_s=math.inf)
+                if known:
+                    await tell()
+                known = u64(Key.COUNT, answer.number(Key.COUNT))
 
     async def kill(self, signal: int) -> None:
         self._require_running()
@@ -266,7 +283,29 @@ class VmTask:
         await limits.change(record.cgroup, self.pid, limits.around_qemu(resources, record.vcpus))
 
     async def edit_file(self, target: str, edit: Callable[[bytes], bytes]) -> None:
-        raise FeatureMissing("vm", f"changing {target} while it runs", "the file is the guest's own")
+        found = await load(self, target)
+        if found is not None and (changed := edit(found)) != found:
+            await store(self, target, changed)
+
+    def check_change(self, *, joins: bool) -> None:
+        self._require_running()
+        plugging.check_change(self._clone.record)
+        if not joins:
+            return
+        if self._is_paused:
+            raise WrongState(f"Container {self._id} is paused, unpause the container first")
+        plugging.check_room(self._clone.record)
+
+    async def set_networks(self, interfaces: Sequence[Interface]) -> None:
+        self._require_running()
+        record = self._clone.record
+        with anyio.CancelScope(shield=True):  # a card half plugged in would be lost
+            try:
+                await plugging.change_networks(
+                    self._home, record, self._guest.channel, interfaces, is_paused=self._is_paused
+                )
+            finally:
+                self._clone.record = self._home.read() or record
 
     async def stats(self) -> TaskStats:
         self._require_running()

@@ -42,6 +42,7 @@ KEPT = 8  # templates of different shapes that stay; the least used goes first
 SETTLE_S = 0.3  # for what the guest's kernel does after its agent is ready (late initcalls, freed memory)
 SAVE_TIMEOUT_S = 30.0  # a few MB at most are written
 IMAGE = "image-"  # templates with an image's root file system: proa.runtime.vm.image_template
+KERNEL = "kernel-"  # stores of other kernels: proa.runtime.vm.kernels
 _MAKING = ".making-"
 
 
@@ -233,7 +234,7 @@ class Templates:
         """Remove templates that fit no more, and the least used beyond KEPT."""
         fitting: list[Path] = []
         for directory in self._root.iterdir():
-            if directory.name.startswith((_MAKING, IMAGE)):
+            if directory.name.startswith((_MAKING, IMAGE, KERNEL)):
                 continue
             meta = _read_meta(directory)
             if meta is not None and meta.ingredients == ingredients:

@@ -8,10 +8,12 @@ Source: Engine API 1.51, HostConfig; docs/reference/pods.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from proa.model.errors import FeatureMissing
 from proa.model.task import BlockRootfs, TaskSpec
+from proa.runtime.seam import KERNEL_ANNOTATION, KERNEL_ARGUMENTS_ANNOTATION, Asked
 from proa.runtime.vm import features
 from proa.runtime.vm.disks import SLOTS
 
@@ -29,9 +31,19 @@ REFUSED = {
     "HostConfig.CgroupParent": _WHOLE,
 }
 
+
+def judge(asked: Asked) -> Sequence[str]:
+    """As a machine of its own does, and refuse a kernel that the neighbours would have to share."""
+    for name in (KERNEL_ANNOTATION, KERNEL_ARGUMENTS_ANNOTATION):
+        if (asked.host.annotations or {}).get(name):
+            raise FeatureMissing(NAME, f"annotation {name}", _WHOLE)
+    return features.judge(asked)
+
+
 FEATURES = replace(
     features.FEATURES,
     refused=REFUSED,
+    judge=judge,
     network_modes=frozenset({"bridge", "none", "container"}),
     most_networks=MOST_NETWORKS,
 )

@@ -103,7 +103,7 @@ def test_containers_run_in_a_machine(daemon: Daemon, tmp_path: Path) -> None:
         proa("stop", name)
         deadline = time.monotonic() + 60
         while Path(f"/run/proa-machine/{name}/docker.sock").exists():
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, Path(f"/run/proa-machine/{name}/log").read_text()
             time.sleep(0.2)
         proa("start", name)
         assert "web" in inside("ps", "-a")  # its disk stays

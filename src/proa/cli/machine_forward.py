@@ -61,11 +61,12 @@ class Forwarder:
     def _address(self) -> str:
         """Return where the machine is; empty when it is off or gone, _UNKNOWN while there is no daemon."""
         try:
-            found = self._client.call(vm_routes.VM_INSPECT, returns=Vm, id=self._place.name)
+            with self._client.sibling() as client:  # the daemon may have been started anew since
+                found = client.call(vm_routes.VM_INSPECT, returns=Vm, id=self._place.name)
         except ApiError as error:
             print(error, file=sys.stderr)
             return ""
-        except ClientError:
+        except (ClientError, OSError):
             return _UNKNOWN
         if found.state not in ("running", "paused") or not found.networks:
             return ""

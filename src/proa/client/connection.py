@@ -41,7 +41,10 @@ class Response:
     def iter_bytes(self) -> Iterator[bytes]:
         """Yield the body as it comes. Raises ProtocolError when it is cut."""
         while True:
-            event = self._connection.next_event()
+            try:
+                event = self._connection.next_event()
+            except h11.RemoteProtocolError as error:
+                raise ProtocolError(f"the daemon's answer was cut: {error}") from error
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):

@@ -101,6 +101,16 @@ def test_what_is_not_http_is_named_so(client: Client, daemon: CannedDaemon, answ
         client.call(routes.VERSION, returns=Version)
 
 
+def test_an_answer_that_is_cut_is_named_so(daemon: CannedDaemon) -> None:
+    cut = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n"
+    daemon.answers["GET /events"] = cut
+    daemon.hang_up = True
+    found = Client(f"unix://{daemon.path}", version="1.51").iter_json(routes.EVENTS, dict[str, str])
+    assert next(found) == {}
+    with pytest.raises(ProtocolError, match="was cut"):
+        next(found)
+
+
 def test_an_answer_of_the_wrong_shape_is_named_so(client: Client, daemon: CannedDaemon) -> None:
     daemon.answers["GET /version"] = reply(200, b'{"Version": 5}')
     with pytest.raises(ProtocolError, match="GET /version"):

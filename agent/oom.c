@@ -35,6 +35,7 @@ static void events_ready(struct source *source, uint32_t events)
 {
     (void)events;
     answer_when_more(source->fd, false);
+    channel_flush();
 }
 
 void oom_watch(const struct request *request)

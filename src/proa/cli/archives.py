@@ -6,23 +6,17 @@ Source: docker image load, save and import references.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import BinaryIO
 
 import click
 
+from proa.cli.archive_files import open_archive, pieces_of, refuse_terminal, write_archive
 from proa.cli.context import get_client
 from proa.cli.progress import bar
 from proa.cli.values import split_tag
 from proa.client.errors import ApiError
 from proa.wire import routes
 from proa.wire.errors import Progress
-
-_PIECE = 1024 * 1024
 
 
 @click.command()
@@ -36,8 +30,8 @@ def load(ctx: click.Context, source: str | None, quiet: bool) -> None:
     if source is None and sys.stdin.isatty():
         raise click.ClickException("requested load from stdin, but stdin is empty")
     client = get_client(ctx)
-    with _open_input(source) as (file, size), bar("Loading", size, quiet=quiet) as advance:
-        body = _pieces(file, advance)
+    with open_archive(source) as (file, size), bar("Loading", size, quiet=quiet) as advance:
+        body = pieces_of(file, advance)
         query = {"quiet": True}
         for line in client.iter_json(routes.IMAGE_LOAD, Progress, query=query, body=body):
             _check(line)
@@ -51,25 +45,10 @@ def load(ctx: click.Context, source: str | None, quiet: bool) -> None:
 @click.pass_context
 def save(ctx: click.Context, names: tuple[str, ...], output: str | None) -> None:
     """Save one or more images to a tar archive (streamed to STDOUT by default)."""
-    if output is None and sys.stdout.isatty():
-        raise click.ClickException("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    refuse_terminal(output)
     client = get_client(ctx)
     with client.stream(routes.IMAGE_GET_ALL, query={"names": list(names)}) as response:
-        if output is None:
-            for piece in response.iter_bytes():
-                sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-            return
-        partial = Path(f"{output}.part-{os.getpid()}")
-        try:
-            with partial.open("wb") as file, bar("Saving", None, quiet=False) as advance:
-                for piece in response.iter_bytes():
-                    file.write(piece)
-                    advance(len(piece))
-            partial.replace(output)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        write_archive(response, output, failed="failed to save image: {error}", title="Saving")
 
 
 @click.command("import")
@@ -93,30 +72,13 @@ def import_(
         "platform": platform,
     }
     client = get_client(ctx)
-    with _open_input(None if source == "-" else source) as (file, size), bar("Importing", size) as advance:
-        for line in client.iter_json(routes.IMAGE_CREATE, Progress, query=query, body=_pieces(file, advance)):
+    with open_archive(None if source == "-" else source) as (file, size), bar("Importing", size) as advance:
+        for line in client.iter_json(
+            routes.IMAGE_CREATE, Progress, query=query, body=pieces_of(file, advance)
+        ):
             _check(line)
             if line.status:
                 click.echo(line.status)
-
-
-@contextlib.contextmanager
-def _open_input(source: str | None) -> Iterator[tuple[BinaryIO, int | None]]:
-    if source is None:
-        yield sys.stdin.buffer, None
-        return
-    try:
-        file = Path(source).open("rb")  # noqa: SIM115 - closed by the with below
-    except OSError as error:
-        raise click.ClickException(f"open {source}: {error.strerror}") from error
-    with file:
-        yield file, os.fstat(file.fileno()).st_size
-
-
-def _pieces(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[bytes]:
-    while piece := file.read(_PIECE):
-        yield piece
-        advance(len(piece))
 
 
 def _check(line: Progress) -> None:

@@ -6,13 +6,11 @@ Source: docker container diff, export and commit references.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
+from proa.cli.archive_files import refuse_terminal, write_archive
 from proa.cli.context import get_client
 from proa.cli.values import split_tag
 from proa.wire import routes
@@ -38,24 +36,9 @@ def diff(ctx: click.Context, container: str) -> None:
 @click.pass_context
 def export(ctx: click.Context, container: str, output: str | None) -> None:
     """Export a container's filesystem as a tar archive."""
-    if output is None and sys.stdout.isatty():
-        raise click.ClickException("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    refuse_terminal(output)
     with get_client(ctx).stream(routes.CONTAINER_EXPORT, id=container) as response:
-        if output is None:
-            for piece in response.iter_bytes():
-                sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-            return
-        partial = Path(f"{output}.part-{os.getpid()}")
-        try:
-            with partial.open("wb") as file:
-                for piece in response.iter_bytes():
-                    file.write(piece)
-            partial.replace(output)
-        except OSError as error:
-            raise click.ClickException(f"failed to export container: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        write_archive(response, output, failed="failed to export container: {error}")
 
 
 @click.command()

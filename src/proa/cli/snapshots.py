@@ -3,14 +3,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO
-
 import click
 
+from proa.cli.archive_files import open_archive, pieces_of, refuse_terminal, write_archive
 from proa.cli.context import for_each, get_client
 from proa.cli.table import print_rows
 from proa.cli.times import format_since, format_size
@@ -25,7 +20,6 @@ _COLUMNS = (
     ("CREATED", "CreatedSince"),
     ("SIZE", "Size"),
 )
-_PIECE = 1 << 20
 
 
 @click.group()
@@ -102,24 +96,9 @@ def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
 @click.pass_context
 def export(ctx: click.Context, snapshot_name: str, output: str | None) -> None:
     """Write a SNAPSHOT as a tar archive, for another host that has its image."""
-    if output is None and sys.stdout.isatty():
-        raise click.ClickException("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    refuse_terminal(output)
     with get_client(ctx).stream(routes.SNAPSHOT_EXPORT, name=snapshot_name) as response:
-        if output is None:
-            for piece in response.iter_bytes():
-                sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-            return
-        partial = Path(f"{output}.part-{os.getpid()}")
-        try:
-            with partial.open("wb") as file:
-                for piece in response.iter_bytes():
-                    file.write(piece)
-            partial.replace(output)
-        except OSError as error:
-            raise click.ClickException(f"failed to export snapshot: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        write_archive(response, output, failed="failed to export snapshot: {error}")
 
 
 @snapshot.command("import")
@@ -131,17 +110,8 @@ def import_(ctx: click.Context, source: str, name: str) -> None:
 
     Only take in what you trust: its memory is that of a kernel and its programs.
     """
-    try:
-        file = sys.stdin.buffer if source == "-" else Path(source).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise click.ClickException(f"open {source}: {error.strerror}") from error
-    with file:
+    with open_archive(None if source == "-" else source) as (file, _size):
         made = get_client(ctx).call(
-            routes.SNAPSHOT_IMPORT, query={"name": name}, body=_pieces(file), returns=SnapshotSummary
+            routes.SNAPSHOT_IMPORT, query={"name": name}, body=pieces_of(file), returns=SnapshotSummary
         )
     click.echo(made.name)
-
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    while piece := file.read(_PIECE):
-        yield piece

@@ -3,21 +3,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import BinaryIO
-
 import click
 
+from proa.cli.archive_files import open_archive, pieces_of, refuse_terminal, write_archive
 from proa.cli.context import get_client
 from proa.cli.progress import bar
 from proa.cli.times import format_size
 from proa.wire import vm_routes as routes
 from proa.wire.vms import VmCreated, VmPruned
-
-_PIECE_BYTES = 1024 * 1024
 
 
 @click.command()
@@ -40,27 +33,11 @@ def fork(ctx: click.Context, name: str, new_name: str, start: bool) -> None:
 @click.pass_context
 def export(ctx: click.Context, name: str, output: str | None) -> None:
     """Write a machine, which may be running, as it is now, to one file."""
-    if output is None and sys.stdout.isatty():
-        raise click.ClickException("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    refuse_terminal(output)
     with get_client(ctx).stream(routes.VM_EXPORT, id=name) as answer:
-        if output is None:
-            for piece in answer.iter_bytes():
-                sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-            return
-        partial = Path(f"{output}.part-{os.getpid()}")
-        try:
-            # What is in it is as secret as the machine.
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file, bar("Exporting", None) as advance:
-                for piece in answer.iter_bytes():
-                    file.write(piece)
-                    advance(len(piece))
-            partial.replace(output)
-        except OSError as error:
-            raise click.ClickException(f"write {output}: {error.strerror}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        # What is in it is as secret as the machine.
+        failed = "write {output}: {error.strerror}"
+        write_archive(answer, output, failed=failed, title="Exporting", private=True)
 
 
 @click.command("import")
@@ -70,13 +47,8 @@ def export(ctx: click.Context, name: str, output: str | None) -> None:
 def import_(ctx: click.Context, file: str, name: str) -> None:
     """Make a machine of FILE, which ``export`` has written; - is the standard input."""
     client = get_client(ctx)
-    try:
-        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115 - by the with below
-    except OSError as error:
-        raise click.ClickException(f"open {file}: {error.strerror}") from error
-    size = None if file == "-" else os.fstat(source.fileno()).st_size
-    with source, bar("Importing", size) as advance:
-        body = _pieces(source, advance)
+    with open_archive(None if file == "-" else file) as (source, size), bar("Importing", size) as advance:
+        body = pieces_of(source, advance)
         made = client.call(routes.VM_IMPORT, query={"name": name}, body=body, returns=VmCreated)
     click.echo(made.name)
 
@@ -87,12 +59,6 @@ def prune(ctx: click.Context) -> None:
     """Remove the images that were fetched by address; machines that were made of them stay."""
     done = get_client(ctx).call(routes.VM_PRUNE, returns=VmPruned)
     click.echo(f"Total reclaimed space: {format_size(done.space_reclaimed)}")
-
-
-def _pieces(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[bytes]:
-    while piece := file.read(_PIECE_BYTES):
-        yield piece
-        advance(len(piece))
 
 
 COMMANDS = (fork, export, import_, prune)

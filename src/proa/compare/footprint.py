@@ -103,7 +103,7 @@ class Footprint:
         return measured(
             [templates + guest],
             "MiB",
-            f"memory templates {templates:.0f} MiB, guest kernel and initramfs {guest:.0f} MiB",
+            f"memory templates {templates:.0f} MiB, guest kernel, its modules and initramfs {guest:.0f} MiB",
         )
 
     def _face(self, hull: Hull) -> Cell:

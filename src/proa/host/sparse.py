@@ -48,14 +48,8 @@ def fill(source: Path, target: int) -> None:
 def iter_data(fd: int) -> Iterator[tuple[int, bytes]]:
     """Yield what is in the file between its holes, in pieces: offset and bytes."""
     end = 0
-    while True:
-        try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # no data follows
-                return
-            raise
-        end = os.lseek(fd, start, os.SEEK_HOLE)
+    while (found := _find_data(fd, end)) is not None:
+        start, end = found
         while start < end and (data := os.pread(fd, min(end - start, _PIECE_BYTES), start)):
             yield start, data
             start += len(data)
@@ -69,14 +63,8 @@ def pack(fd: int) -> Iterator[bytes]:
     size = os.fstat(fd).st_size
     zeros = bytes(_BLOCK_BYTES)
     at = 0
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # no data follows
-                break
-            raise
-        end = os.lseek(fd, start, os.SEEK_HOLE)
+    while at < size and (found := _find_data(fd, at)) is not None:
+        start, end = found
         at = start - start % _BLOCK_BYTES
         while at < end:
             block = os.pread(fd, _BLOCK_BYTES, at)
@@ -114,3 +102,14 @@ def _clone(source: int, target: int) -> bool:
             raise
         return False
     return True
+
+
+def _find_data(fd: int, start: int) -> tuple[int, int] | None:
+    """Return where data begins from ``start`` on, and where it ends; None when no more follows."""
+    try:
+        begin = os.lseek(fd, start, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
+    return begin, os.lseek(fd, begin, os.SEEK_HOLE)

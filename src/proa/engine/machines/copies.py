@@ -12,7 +12,7 @@ Source: docs/reference/vms.yaml, VmFork, VmExport, VmImport.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -50,7 +50,7 @@ class Copies:
             _check_settled(source, "forked")
             config = requests.complete(forked_config(source.config))
             machine = _new_machine(name, config)
-            return await self._make(machine, lambda: self._driver.fork(source, machine))
+            return await self._lives.make(machine, lambda: self._driver.fork(source, machine))
 
     @asynccontextmanager
     async def open_export(self, ref: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -83,22 +83,9 @@ class Copies:
             self._driver.check(config)
             instance = requests.check_instance(manifest.instance_id)
             machine = msgspec.structs.replace(_new_machine(name, config), instance_id=instance)
-            return await self._make(machine, lambda: self._driver.adopt(machine, files))
+            return await self._lives.make(machine, lambda: self._driver.adopt(machine, files))
 
     # --- machinery ---
-
-    async def _make(self, machine: Machine, make_files: Callable[[], Awaitable[None]]) -> Machine:
-        self._store.add(machine)
-        async with self._lives.changing(machine):
-            try:
-                await make_files()
-                machine = msgspec.structs.replace(machine, state=MachineState.CREATED)
-                self._store.put(machine)
-            except BaseException:
-                self._store.drop(machine.id)
-                raise
-        self._lives.publish("create", machine)
-        return machine
 
     def _imported_config(self, config: MachineConfig) -> MachineConfig:
         """Take away what an archive shall not decide here: files of this host, what starts by itself, MAC

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,6 +158,24 @@ class Lives:
             if present is None:
                 raise NoSuchMachine(machine.id)
             yield present
+
+    async def make(self, machine: Machine, make_files: Callable[[], Awaitable[Machine | None]]) -> Machine:
+        """Keep a new machine's record while its files are made, and tell of it.
+
+        :param make_files: returns the record as it is then, None when it has not changed.
+        :raises NameInUse, and what ``make_files`` raises: nothing is left of the record.
+        """
+        self._store.add(machine)
+        async with self.changing(machine):
+            try:
+                machine = await make_files() or machine
+                machine = msgspec.structs.replace(machine, state=MachineState.CREATED)
+                self._store.put(machine)
+            except BaseException:
+                self._store.drop(machine.id)
+                raise
+        self.publish("create", machine)
+        return machine
 
     async def forget(self, machine: Machine) -> None:
         """Remove the machine's files, then its record. The caller holds its lock."""

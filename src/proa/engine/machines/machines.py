@@ -176,19 +176,12 @@ class Machines:
             config=config,
             state=MachineState.CREATING,
         )
-        self._store.add(machine)
-        async with self._lives.changing(machine):
-            try:
-                await self._driver.prepare(machine)
-                if config.image:
-                    machine = await self._fill(machine)
-                machine = msgspec.structs.replace(machine, state=MachineState.CREATED)
-                self._store.put(machine)
-            except BaseException:
-                self._store.drop(machine.id)
-                raise
-        self._lives.publish("create", machine)
-        return machine
+
+        async def make_files() -> Machine | None:
+            await self._driver.prepare(machine)
+            return await self._fill(machine) if config.image else None
+
+        return await self._lives.make(machine, make_files)
 
     async def rename(self, ref: str, name: str) -> None:
         """Give another name, on its networks as well. Raises NameInUse, InvalidParameter."""
